@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+/* _core.h - the C API of ane_native for C programs: guards around _core.cdef.
+ *
+ * Implemented by
+ *   _core.m            engine, program, surface (Objective-C: the door)
+ *   _core_sched.c      double-buffer scheduler on GCD, counters, trace
+ *   _core_handle.c     handles, fork guard, errors
+ *   _cpu.c             CPU part of training (BLAS, AdamW, loss)
+ *   _half.c            fp16 <-> fp32, nearest even
+ *   _dispatch_small.c  bundled GCD, only where no libdispatch was found */
+#ifndef ANE_NATIVE_CORE_H
+#define ANE_NATIVE_CORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "_core.cdef"
+
+#endif
