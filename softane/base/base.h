@@ -115,7 +115,7 @@ SaStatus sa_failpoint_configure(const char *text);
  * return(code) (1 when no code is given). Costs one load when no point is set. */
 int sa_failpoint_hit(const char *name);
 extern volatile int sa_failpoints_armed;
-#define SA_FAILPOINT(name) (sa_failpoints_armed ? sa_failpoint_hit(name) : 0)
+#define SA_FAILPOINT(name) (__atomic_load_n(&sa_failpoints_armed, __ATOMIC_RELAXED) ? sa_failpoint_hit(name) : 0)
 
 /* ============================== Log ======================================= */
 

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+/* arena.c - the allocator hook, and arenas on top of it.
+ *
+ * Every allocation of softane's C parts comes through sa_malloc, so that one
+ * failpoint ("arena.alloc") can make each of them fail in turn. An arena
+ * allocation passes the failpoint too, although it seldom needs the system.
+ * Not a general allocator: nothing can be given back to an arena singly. */
+#include "base.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ============================== Blocks ==================================== */
+
+enum { BLOCK_ALIGN = 64, ARENA_ALIGN = 16 };
+
+/* Zeroed bytes, 64-aligned; the caller frees them with sa_free. NULL when
+ * memory is short or the failpoint says so. Any thread.
+ * calloc is used instead of aligned_alloc + memset: for large blocks the
+ * system hands out zero pages, and they are not touched before use. The
+ * address to free is kept just below the block. */
+void *sa_malloc(size_t bytes) {
+    if (SA_FAILPOINT("arena.alloc"))
+        return NULL;
+    size_t total;
+    if (!sa_add_ok(bytes, BLOCK_ALIGN + sizeof(void *), &total))
+        return NULL;
+    char *raw = calloc(1, total);
+    if (!raw)
+        return NULL;
+    uintptr_t at = (uintptr_t)raw + sizeof(void *);
+    size_t skip = (size_t)(-at & (uintptr_t)(BLOCK_ALIGN - 1));
+    char *block = raw + sizeof(void *) + skip;
+    memcpy(block - sizeof(void *), &raw, sizeof raw);
+    return block;
+}
+
+/* Free a block of sa_malloc; NULL is fine. Any thread. */
+void sa_free(void *p) {
+    if (!p)
+        return;
+    void *raw;
+    memcpy(&raw, (char *)p - sizeof(void *), sizeof raw);
+    free(raw);
+}
+
+/* ============================== Arena ===================================== */
+
+/* Chunks are doubled from CHUNK_MIN to CHUNK_MAX bytes, so small programs stay
+ * small. An allocation above a quarter of a chunk gets a chunk of its own. */
+enum { CHUNK_MIN = 4096, CHUNK_MAX = 1 << 18 };
+
+typedef struct SaChunk SaChunk;
+struct SaChunk {
+    SaChunk *next;
+    size_t pad; /* keeps the payload 16-aligned */
+};
+
+struct SaArena {
+    SaChunk *chunks;   /* all of them, newest first */
+    char *at;          /* free part of the current chunk */
+    size_t left;
+    size_t chunk_size; /* payload of the next chunk */
+    size_t used, limit; /* payload bytes asked for; limit 0 = none */
+};
+
+/* A new arena that hands out at most limit_bytes (0 = no limit).
+ * NULL on failure. The arena belongs to one thread at a time. */
+SaArena *sa_arena_new(size_t limit_bytes) {
+    SaArena *a = sa_malloc(sizeof *a);
+    if (!a)
+        return NULL;
+    a->limit = limit_bytes;
+    a->chunk_size = CHUNK_MIN;
+    return a;
+}
+
+/* Link a new chunk with `bytes` of payload; returns the payload or NULL. */
+static char *chunk_add(SaArena *a, size_t bytes) {
+    size_t total;
+    if (!sa_add_ok(bytes, sizeof(SaChunk), &total))
+        return NULL;
+    SaChunk *c = sa_malloc(total);
+    if (!c)
+        return NULL;
+    c->next = a->chunks;
+    a->chunks = c;
+    return (char *)(c + 1);
+}
+
+/* Zeroed, 16-aligned bytes that live as long as the arena. 0 bytes give a
+ * valid pointer. NULL when memory is short or the limit is reached; the arena
+ * stays usable. */
+void *sa_arena_alloc(SaArena *a, size_t bytes) {
+    if (SA_FAILPOINT("arena.alloc"))
+        return NULL;
+    size_t size, used;
+    if (!sa_add_ok(bytes ? bytes : 1, ARENA_ALIGN - 1, &size))
+        return NULL;
+    size &= ~(size_t)(ARENA_ALIGN - 1);
+    if (!sa_add_ok(a->used, size, &used) || (a->limit && used > a->limit))
+        return NULL;
+    char *p;
+    if (size <= a->left) {
+        p = a->at;
+    } else if (size > a->chunk_size / 4) {
+        p = chunk_add(a, size); /* the current chunk stays in use */
+        if (!p)
+            return NULL;
+        a->used = used;
+        return p;
+    } else {
+        p = chunk_add(a, a->chunk_size);
+        if (!p)
+            return NULL;
+        a->left = a->chunk_size;
+        if (a->chunk_size < CHUNK_MAX)
+            a->chunk_size *= 2;
+    }
+    a->at = p + size;
+    a->left -= size;
+    a->used = used;
+    return p;
+}
+
+/* A terminated copy of n bytes of s. NULL on failure. */
+char *sa_arena_strndup(SaArena *a, const char *s, size_t n) {
+    size_t size;
+    if (!sa_add_ok(n, 1, &size))
+        return NULL;
+    char *p = sa_arena_alloc(a, size);
+    if (p && n)
+        memcpy(p, s, n);
+    return p;
+}
+
+/* Free the arena and all that came from it; NULL is fine. */
+void sa_arena_free(SaArena *a) {
+    if (!a)
+        return;
+    for (SaChunk *c = a->chunks, *next; c; c = next) {
+        next = c->next;
+        sa_free(c);
+    }
+    sa_free(a);
+}
