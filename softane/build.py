@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""Builds libsoftane.so and softane's C tests with clang; no make, no cmake.
+
+    python softane/build.py [--out DIR] [--debug] [--sanitize KINDS] [--tests]
+
+Also imported (by file) by setup.py and by the tools. Compiles every .c and .m below
+the stage directories; a new file needs no entry anywhere. Files exec/k_*.c are
+compiled once per kernel variant (SA_ISA=base, v3, v4 on x86-64). Only what changed is
+compiled again. There is no macOS build of softane yet: there the real engine is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import sys
+from pathlib import Path
+from types import ModuleType
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+STAGES = ("base", "mil", "plan", "exec", "device", "surface", "facade")
+
+
+def load(path: Path) -> ModuleType:
+    """Import a Python file that belongs to a package without importing the package."""
+    name = f"ane_build_{path.stem.strip('_')}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+tc = load(ROOT / "ane_native" / "_toolchain.py")
+
+COMMON = ["-std=gnu11", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-D_GNU_SOURCE="]
+NUMERIC = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+C_ONLY = ["-Wconversion", "-Wshadow"]
+ISAS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+
+
+def default_out(debug: bool = False, sanitize: str = "") -> Path:
+    """Where a kind of build lives: kinds never share objects."""
+    parts = ["softane", *(["debug"] if debug else []), *(sanitize.split(",") if sanitize else [])]
+    return ROOT / "build" / "-".join(parts)
+
+
+def flags_for(source: Path, debug: bool, sanitize: str) -> list[str]:
+    level = "-O1" if sanitize else "-O0" if debug else "-O3"
+    flags = [level, *COMMON, *NUMERIC, f"-I{HERE}", f"-I{HERE / 'include'}"]
+    flags += tc.objc_flags() if source.suffix == ".m" else C_ONLY
+    return flags + tc.sanitize_flags(sanitize) + tc.env_flags("CFLAGS")
+
+
+def units_for(source: Path, out: Path, debug: bool, sanitize: str) -> list:
+    """The objects of one source: one, or one per variant for a vector kernel."""
+    flags = flags_for(source, debug, sanitize)
+    stem = out / "obj" / source.relative_to(HERE)
+    if source.parent.name == "exec" and source.name.startswith("k_"):
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        isas = ISAS if x86 else {"base": []}
+        return [
+            tc.Unit(source, stem.with_suffix(f".{isa}.o"), (*flags, f"-DSA_ISA={isa}", *extra))
+            for isa, extra in isas.items()
+        ]
+    return [tc.Unit(source, stem.with_suffix(f"{source.suffix}.o"), tuple(flags))]
+
+
+def sources(folder: str) -> list[Path]:
+    found = [p for p in (HERE / folder).rglob("*") if p.suffix in (".c", ".m")]
+    return sorted(p for p in found if "tests" not in p.parts or folder == "tests")
+
+
+def compile_objects(out: Path, debug: bool, sanitize: str) -> list[Path]:
+    units = [
+        unit
+        for stage in STAGES
+        for source in sources(stage)
+        for unit in units_for(source, out, debug, sanitize)
+    ]
+    if not units:
+        raise tc.ToolchainError(f"there are no sources of softane under {HERE}")
+    tc.compile_all(units)
+    return [u.object for u in units]
+
+
+def build(out: Path | None = None, debug: bool = False, sanitize: str = "") -> Path:
+    """Build the shared library and return its path.
+
+    Raises:
+        ToolchainError: a tool is missing or a file does not compile.
+    """
+    if tc.MACOS:
+        raise tc.ToolchainError("softane is not built on macOS yet")
+    out = out or default_out(debug, sanitize)
+    library = out / "libsoftane.so"
+    with tc.build_lock(out):
+        objects = compile_objects(out, debug, sanitize)
+        flags = ["-shared", "-Wl,-soname,libsoftane.so", *tc.sanitize_flags(sanitize)]
+        if not sanitize:
+            flags.append("-Wl,--no-undefined")  # the sanitizers' own symbols come later
+        exports = HERE / "facade" / "exports.map"
+        if exports.is_file():
+            flags.append(f"-Wl,--version-script={exports}")
+        tc.link(objects, library, [*flags, *tc.objc_libs(), *tc.env_flags("LDFLAGS")])
+    return library
+
+
+def build_tests(out: Path | None = None, debug: bool = False, sanitize: str = "") -> list[Path]:
+    """Build softane/tests/test_*.c and .m, one program each, and return the programs.
+
+    They are linked with the objects and not with the library, so that they reach
+    what the library hides.
+    """
+    out = out or default_out(debug, sanitize)
+    programs = []
+    with tc.build_lock(out):
+        objects = compile_objects(out, debug, sanitize)
+        mine = [s for s in sources("tests") if s.name.startswith("test_")]
+        units = [u for s in mine for u in units_for(s, out, debug, sanitize)]
+        tc.compile_all(units)
+        for unit in units:
+            program = out / "tests" / unit.source.stem
+            flags = [*tc.sanitize_flags(sanitize), *tc.objc_libs(), *tc.env_flags("LDFLAGS")]
+            tc.link([unit.object, *objects], program, flags)
+            programs.append(program)
+    return programs
+
+
+def main() -> int:
+    """The command line: build, print what was built."""
+    parser = argparse.ArgumentParser(description="Build softane.")
+    parser.add_argument("--out", type=Path, help="build directory [build/softane]")
+    parser.add_argument("--debug", action="store_true", help="no optimisation")
+    parser.add_argument("--sanitize", default="", help="address,undefined or thread")
+    parser.add_argument("--tests", action="store_true", help="also build the C tests")
+    args = parser.parse_args()
+    out = args.out.resolve() if args.out else None
+    try:
+        print(build(out, args.debug, args.sanitize))
+        if args.tests:
+            for program in build_tests(out, args.debug, args.sanitize):
+                print(program)
+    except tc.ToolchainError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Builds softane's C tests and runs them; prints one verdict line for each program.
+
+    python softane/tests/run.py [--sanitize address,undefined] [--debug] [NAME ...]
+
+The exit status is 1 when a program failed. Each program prints "N passed, M failed".
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+VERDICT = re.compile(r"(\d+) passed, (\d+) failed")
+
+
+def load_build():
+    spec = importlib.util.spec_from_file_location(
+        "softane_build", Path(__file__).resolve().parents[1] / "build.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_program(program: Path, timeout: float = 600) -> tuple[bool, str, str]:
+    """Run one test program. Returns (passed, verdict line, everything it printed)."""
+    try:
+        done = subprocess.run(
+            [program],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        return False, f"no verdict within {timeout:.0f} s", str(late.stdout or "")
+    verdicts = VERDICT.findall(done.stdout)
+    if not verdicts:
+        return False, f"no verdict, exit status {done.returncode}", done.stdout
+    passed, failed = verdicts[-1]
+    line = f"{passed} passed, {failed} failed"
+    if done.returncode != 0:
+        line += f", exit status {done.returncode}"
+    return failed == "0" and done.returncode == 0, line, done.stdout
+
+
+def main() -> int:
+    """Build, run, print."""
+    parser = argparse.ArgumentParser(description="Run softane's C tests.")
+    parser.add_argument("--sanitize", default="")
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("names", nargs="*", help="only programs whose name contains one of these")
+    args = parser.parse_args()
+    build = load_build()
+    try:
+        programs = build.build_tests(None, args.debug, args.sanitize)
+    except build.tc.ToolchainError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if args.names:
+        programs = [p for p in programs if any(n in p.name for n in args.names)]
+    bad = 0
+    for program in programs:
+        good, line, output = run_program(program)
+        if not good:
+            bad += 1
+            print(output, end="")
+        print(f"{program.name}: {line}", flush=True)
+    print(f"softane: {len(programs) - bad} programs good, {bad} bad")
+    return 1 if bad or not programs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
