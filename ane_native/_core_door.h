@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+/* _core_door.h - what the Objective-C files of the core share: the private
+ * methods as protocols, the state of the open engine, how answers become
+ * errors. Included by _core.m, _core_surface.m and _core_program.m only. */
+#ifndef ANE_NATIVE_CORE_DOOR_H
+#define ANE_NATIVE_CORE_DOOR_H
+
+#include <pthread.h>
+
+#import "_compat.h"
+
+#include "_core_internal.h"
+
+/* ============================== The private classes ======================= */
+
+@protocol AneDescriptorClass
+- (id)modelWithMILText:(NSData *)text weights:(NSDictionary *)weights optionsPlist:(NSData *)options;
+@end
+
+@protocol AneModelClass
+- (id)inMemoryModelWithDescriptor:(id)descriptor;
+@end
+
+@protocol AneModel <NSObject>
+- (NSString *)hexStringIdentifier;
+- (BOOL)compiledModelExists;
+- (void)purgeCompiledModel;
+- (NSDictionary *)modelAttributes;
+- (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error;
+- (BOOL)loadWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error;
+- (BOOL)evaluateWithQoS:(unsigned int)qos options:(NSDictionary *)options request:(id)request error:(NSError **)error;
+- (BOOL)unloadWithQoS:(unsigned int)qos error:(NSError **)error;
+@end
+
+@protocol AneRequest <NSObject>
+- (BOOL)validate;
+@end
+
+@protocol AneRequestClass
+- (id)requestWithInputs:(NSArray *)inputs
+           inputIndices:(NSArray *)inputIndices
+                outputs:(NSArray *)outputs
+          outputIndices:(NSArray *)outputIndices
+          weightsBuffer:(id)weightsBuffer
+              perfStats:(id)perfStats
+         procedureIndex:(NSNumber *)procedure;
+@end
+
+@protocol AneSurfaceClass
+- (id)objectWithIOSurface:(void *)surface;
+@end
+
+@protocol AneDeviceInfoClass
+- (NSString *)aneSubType;
+- (int)numANEs;
+- (int)numANECores;
+@end
+
+/* ============================== Engine state ============================== */
+
+enum { CLS_DESCRIPTOR, CLS_MODEL, CLS_REQUEST, CLS_SURFACE, CLS_COUNT };
+
+/* One per process, because classes are. `lock` guards opening, the counters and
+ * the registry of programs; it is never held across a message to the engine
+ * except while opening. */
+typedef struct {
+    pthread_mutex_t lock;
+    bool open;
+    char path[1024];
+    char chip[64];
+    int32_t engines, cores, apple;
+    Class cls[CLS_COUNT];
+    void *(*surface_create)(void *properties);
+    int (*surface_lock)(void *surface, uint32_t options, uint32_t *seed);
+    int (*surface_unlock)(void *surface, uint32_t options, uint32_t *seed);
+    void *(*surface_base)(void *surface);
+    size_t (*surface_bytes)(void *surface);
+    int64_t compiles, compile_failures, loads, loaded, evals;
+    int64_t compile_limit, reserved;
+    AneProgram *programs; /* every live program, by identity */
+} AneEngine;
+
+extern AneEngine ane_engine;
+
+/* ============================== Surfaces ================================== */
+
+struct AneSurface {
+    AneObject object;
+    void *ref;  /* IOSurfaceRef, an object on both systems */
+    id wrapper; /* _ANEIOSurfaceObject */
+    AneSurfaceInfo info;
+    AneSurface *next_mapped; /* list of surfaces with views out */
+    int views;
+};
+
+/* ============================== Helpers =================================== */
+
+/* ANE_OK, ANE_E_FORKED, or ANE_E_STATE when no engine is open. */
+int ane_need_open(AneError *err);
+
+/* The engine said NO at `step`: carry its NSError, or the lack of one, to the caller. */
+int ane_refused(AneError *err, int status, const char *step, NSError *e, const char *identity, uint32_t qos, uint64_t begin);
+
+/* The engine threw at `step`. */
+int ane_threw(AneError *err, const char *step, NSException *x);
+
+/* UTF-8 of `s` (nil: "") into to[cap]. */
+void ane_copy_string(char *to, size_t cap, NSString *s);
+
+#endif

@@ -1,0 +1,776 @@
+// SPDX-License-Identifier: MIT
+/* _core_program.m - programs and requests: bake, describe, stage, compile, load,
+ * bind by name, evaluate, unload.
+ *
+ * There is one AneProgram per identity and process, shared by all who bake the
+ * same bytes: the engine keeps one staging directory per identity and unload
+ * deletes it, so two owners must not unload behind each other's back. Equal
+ * kernels (frozen weights, weight-free kernels of every layer) thus cost one
+ * compile. Nothing here knows of sets or generations. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#import "_core_door.h"
+
+#define g ane_engine
+
+/* ============================== Programs: making ========================== */
+
+typedef enum { PROG_MADE, PROG_COMPILED, PROG_LOADED, PROG_GONE } ProgState;
+
+struct AneProgram {
+    int refs;         /* under ane_engine.lock */
+    AneProgram *next; /* registry, same lock */
+    id<AneModel> model;
+    NSDictionary *files; /* weight path -> NSData, until the program is loaded */
+    NSData *text;
+    char identity[256];
+    char *directory;      /* staging: NSTemporaryDirectory()/identity */
+    pthread_mutex_t life; /* compile, load, unload */
+    pthread_mutex_t run;  /* evaluations of one program are serial */
+    ProgState state;
+    bool cached;          /* the engine knew the identity */
+    int loads;            /* load calls not yet matched by an unload */
+    /* of the loaded program, procedure 0 */
+    int n_symbols[2];     /* inputs, outputs */
+    char **symbol[2];
+    int *index[2];        /* symbol index for the request */
+};
+
+static void free_symbols(AneProgram *p) {
+    for (int side = 0; side < 2; side++) {
+        for (int i = 0; p->symbol[side] && i < p->n_symbols[side]; i++)
+            free(p->symbol[side][i]);
+        free(p->symbol[side]);
+        free(p->index[side]);
+        p->symbol[side] = NULL;
+        p->index[side] = NULL;
+        p->n_symbols[side] = 0;
+    }
+}
+
+static void destroy_program(AneProgram *p) {
+    ane_thread_enter();
+    @autoreleasepool {
+        [(id)p->model release];
+        [p->files release];
+        [p->text release];
+    }
+    free_symbols(p);
+    free(p->directory);
+    pthread_mutex_destroy(&p->life);
+    pthread_mutex_destroy(&p->run);
+    free(p);
+}
+
+/* Out of the registry, if it is in it: the next user of these bytes makes a new
+ * model. Under the engine's lock. */
+static void forget_locked(AneProgram *p) {
+    for (AneProgram **at = &g.programs; *at; at = &(*at)->next)
+        if (*at == p) {
+            *at = p->next;
+            return;
+        }
+}
+
+static void forget(AneProgram *p) {
+    pthread_mutex_lock(&g.lock);
+    forget_locked(p);
+    pthread_mutex_unlock(&g.lock);
+}
+
+void ane_prog_release(AneProgram *p) {
+    if (!p)
+        return;
+    pthread_mutex_lock(&g.lock);
+    bool last = --p->refs == 0;
+    if (last)
+        forget_locked(p);
+    pthread_mutex_unlock(&g.lock);
+    if (last)
+        destroy_program(p);
+}
+
+const char *ane_prog_identity(const AneProgram *p) { return p->identity; }
+
+/* weight [rows, cols] fp32 -> half [cols, rows], by tiles that stay in cache. */
+static void bake_transposed(const float *weight, uint16_t *half, size_t rows, size_t cols) {
+    enum { TILE = 64 };
+    float line[TILE];
+    for (size_t r = 0; r < rows; r += TILE)
+        for (size_t c = 0; c < cols; c++) {
+            size_t n = rows - r < TILE ? rows - r : TILE;
+            for (size_t i = 0; i < n; i++)
+                line[i] = weight[(r + i) * cols + c];
+            ane_cpu_half_from_float(line, half + c * rows + r, n);
+        }
+}
+
+/* The weight container, version 2 (apple/coremltools StorageFormat.hpp): storage
+ * header, one metadata record at 64, data at 128. Returns +1. */
+static NSData *make_blob(const AneBlobDef *b, const float *weight) {
+    size_t count = (size_t)(b->rows * b->cols);
+    NSMutableData *d = [[NSMutableData alloc] initWithLength:128 + count * 2];
+    uint8_t *out = [d mutableBytes];
+    if (!out) {
+        [d release];
+        return nil;
+    }
+    uint32_t head[2] = {1, 2}, meta[2] = {0xDEADBEEF, 1 /* fp16 */};
+    uint64_t place[2] = {count * 2, 128};
+    memcpy(out, head, sizeof head);
+    memcpy(out + 64, meta, sizeof meta);
+    memcpy(out + 72, place, sizeof place);
+    uint16_t *half = (uint16_t *)(void *)(out + 128);
+    if (b->weight < 0)
+        memcpy(half, b->data_f16, count * 2);
+    else if (b->transform == ANE_BAKE_PLAIN)
+        ane_cpu_half_from_float(weight, half, count);
+    else
+        bake_transposed(weight, half, (size_t)b->rows, (size_t)b->cols);
+    return d;
+}
+
+/* Descriptor and model of these bytes. *model is +1. */
+static int make_model(NSData *text, NSDictionary *files, id *model, char identity[256], AneError *err) {
+    NSMutableDictionary *weights = [NSMutableDictionary dictionary];
+    for (NSString *path in files) /* one entry inside: its order cannot matter to the hash */
+        [weights setObject:[NSDictionary dictionaryWithObject:[files objectForKey:path] forKey:@"data"] forKey:path];
+    id descriptor = [(id<AneDescriptorClass>)(id)g.cls[CLS_DESCRIPTOR] modelWithMILText:text weights:weights optionsPlist:nil];
+    if (!descriptor)
+        return ane_error_set(err, ANE_E_ENGINE, "the engine made no descriptor of %zu bytes of MIL text", (size_t)[text length]);
+    id<AneModel> m = [(id<AneModelClass>)(id)g.cls[CLS_MODEL] inMemoryModelWithDescriptor:descriptor];
+    NSString *name = [m hexStringIdentifier];
+    if (!m || !name || [name length] == 0 || [name length] > 255)
+        return ane_error_set(err, ANE_E_ENGINE, "the engine made no model, or one without an identity");
+    ane_copy_string(identity, 256, name);
+    *model = [(id)m retain];
+    return ANE_OK;
+}
+
+static AneProgram *new_program(id model, NSData *text, NSDictionary *files, const char *identity) {
+    AneProgram *p = calloc(1, sizeof *p);
+    const char *base = [NSTemporaryDirectory() fileSystemRepresentation];
+    size_t bytes = base ? strlen(base) + strlen(identity) + 2 : 0;
+    if (!p || !base || !(p->directory = malloc(bytes))) {
+        free(p);
+        return NULL;
+    }
+    bool slash = *base && base[strlen(base) - 1] == '/';
+    snprintf(p->directory, bytes, slash ? "%s%s" : "%s/%s", base, identity);
+    snprintf(p->identity, sizeof p->identity, "%s", identity);
+    p->refs = 1;
+    pthread_mutex_init(&p->life, NULL);
+    pthread_mutex_init(&p->run, NULL);
+    p->model = [model retain];
+    p->text = [text retain];
+    p->files = [files retain];
+    return p;
+}
+
+static int acquire(const AneKernelDef *k, const float *const *weights, AneProgram **out, AneError *err) {
+    NSMutableDictionary *files = [NSMutableDictionary dictionary];
+    for (int32_t i = 0; i < k->n_blobs; i++) {
+        const AneBlobDef *b = &k->blobs[i];
+        NSData *d = make_blob(b, b->weight < 0 ? NULL : weights[b->weight]);
+        if (!d)
+            return ane_error_set(err, ANE_E_MEMORY, "out of memory for weight file %s", b->path);
+        [files setObject:d forKey:[NSString stringWithUTF8String:b->path]];
+        [d release];
+    }
+    NSData *text = [NSData dataWithBytes:k->mil length:k->mil_bytes];
+    id model = nil;
+    char identity[256];
+    int status = make_model(text, files, &model, identity, err);
+    if (status != ANE_OK)
+        return status;
+    pthread_mutex_lock(&g.lock);
+    AneProgram *p = g.programs;
+    while (p && strcmp(p->identity, identity) != 0)
+        p = p->next;
+    if (p) {
+        p->refs++;
+    } else if ((p = new_program(model, text, files, identity))) {
+        p->next = g.programs;
+        g.programs = p;
+    } else {
+        status = ane_error_set(err, ANE_E_MEMORY, "out of memory for a program");
+    }
+    pthread_mutex_unlock(&g.lock);
+    [model release];
+    *out = p;
+    return status;
+}
+
+int ane_prog_acquire(const AneKernelDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err) {
+    int status = ane_need_open(err);
+    if (status != ANE_OK)
+        return status;
+    for (int32_t i = 0; i < k->n_blobs; i++)
+        if (k->blobs[i].weight >= 0 && (!weights || !weights[k->blobs[i].weight]))
+            return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: its weight was not given", k->name, k->blobs[i].path);
+    ane_thread_enter();
+    uint64_t begin = ane_now_ns();
+    @autoreleasepool {
+        @try {
+            status = acquire(k, weights, out, err);
+        } @catch (NSException *x) {
+            status = ane_threw(err, "describe", x);
+        }
+    }
+    cost->bake_ns += ane_now_ns() - begin;
+    return status;
+}
+
+/* ============================== Programs: staging ========================= */
+
+/* Remove a directory tree of our own making: two levels, regular files. */
+static void remove_tree(NSString *directory) {
+    [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL];
+}
+
+static int write_file(const char *directory, const char *name, NSData *data, AneError *err) {
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/%s", directory, name) >= (int)sizeof path)
+        return ane_error_set(err, ANE_E_IO, "staging path too long: %s/%s", directory, name);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return ane_error_set(err, ANE_E_IO, "cannot write %s: %s", path, strerror(errno));
+    const char *at = [data bytes];
+    size_t left = [data length];
+    while (left) {
+        ssize_t n = write(fd, at, left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            int why = errno;
+            close(fd);
+            return ane_error_set(err, ANE_E_IO, "cannot write %s: %s", path, n < 0 ? strerror(why) : "no progress");
+        }
+        at += n;
+        left -= (size_t)n;
+    }
+    if (close(fd) != 0)
+        return ane_error_set(err, ANE_E_IO, "cannot write %s: %s", path, strerror(errno));
+    return ANE_OK;
+}
+
+/* model.mil and weights/NAME into an empty staging directory (stale files of an
+ * earlier build can shadow the new ones: third-party engine notes). */
+static int stage(AneProgram *p, AneError *err) {
+    char weights[4096];
+    if (snprintf(weights, sizeof weights, "%s/weights", p->directory) >= (int)sizeof weights)
+        return ane_error_set(err, ANE_E_IO, "staging path too long: %s", p->directory);
+    remove_tree([NSString stringWithUTF8String:p->directory]);
+    if (mkdir(p->directory, 0700) != 0 || mkdir(weights, 0700) != 0)
+        return ane_error_set(err, ANE_E_IO, "cannot make staging directory %s: %s", p->directory, strerror(errno));
+    int status = write_file(p->directory, "model.mil", p->text, err);
+    for (NSString *path in p->files) {
+        if (status != ANE_OK)
+            break;
+        const char *name = [path UTF8String] + strlen("@model_path/");
+        status = write_file(p->directory, name, [p->files objectForKey:path], err);
+    }
+    if (status != ANE_OK)
+        remove_tree([NSString stringWithUTF8String:p->directory]);
+    return status;
+}
+
+/* ============================== Programs: life ============================ */
+
+/* Under p->life. The model object is spent after a failure: forget the program. */
+static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
+    if (p->state != PROG_MADE)
+        return p->state == PROG_GONE ? ane_error_set(err, ANE_E_STATE, "this program was unloaded or failed; make a new one")
+                                     : ANE_OK;
+    if ([p->model compiledModelExists]) {
+        p->cached = true;
+        p->state = PROG_COMPILED;
+        return ANE_OK;
+    }
+    int status = reserved ? ANE_OK : ane_budget_reserve(1, err);
+    if (status != ANE_OK)
+        return status;
+    if ((status = stage(p, err)) != ANE_OK) {
+        if (!reserved)
+            ane_budget_return(1);
+        return status;
+    }
+    NSError *e = nil;
+    uint64_t begin = ane_now_ns();
+    BOOL ok = [p->model compileWithQoS:qos options:[NSDictionary dictionary] error:&e];
+    cost->compile_ns += ane_now_ns() - begin;
+    cost->compiled = true;
+    pthread_mutex_lock(&g.lock);
+    g.compiles++; /* attempts count, whatever they gave */
+    g.compile_failures += !ok;
+    g.reserved--;
+    pthread_mutex_unlock(&g.lock);
+    if (!ok) {
+        status = ane_refused(err, ANE_E_COMPILE, "compile", e, p->identity, qos, begin);
+        p->state = PROG_GONE;
+        remove_tree([NSString stringWithUTF8String:p->directory]);
+        return status;
+    }
+    p->state = PROG_COMPILED;
+    return ANE_OK;
+}
+
+/* Name of a symbol without the "@output" that the engine adds to results. */
+static char *plain_name(NSString *symbol) {
+    const char *s = [symbol UTF8String];
+    const char *at = s ? strchr(s, '@') : NULL;
+    return s ? strndup(s, at ? (size_t)(at - s) : strlen(s)) : NULL;
+}
+
+static int read_side(AneProgram *p, int side, NSArray *symbols, NSArray *indices, AneError *err) {
+    NSUInteger n = [indices count];
+    p->symbol[side] = calloc(n ? n : 1, sizeof(char *));
+    p->index[side] = calloc(n ? n : 1, sizeof(int));
+    if (!p->symbol[side] || !p->index[side])
+        return ane_error_set(err, ANE_E_MEMORY, "out of memory for symbols");
+    p->n_symbols[side] = (int)n;
+    for (NSUInteger i = 0; i < n; i++) {
+        NSUInteger at = [[indices objectAtIndex:i] unsignedIntegerValue];
+        if (at >= [symbols count])
+            return ane_error_set(err, ANE_E_BIND, "symbol index %lu of %lu", (unsigned long)at, (unsigned long)[symbols count]);
+        p->index[side][i] = (int)at;
+        if (!(p->symbol[side][i] = plain_name([symbols objectAtIndex:at])))
+            return ane_error_set(err, ANE_E_MEMORY, "out of memory for symbols");
+    }
+    return ANE_OK;
+}
+
+/* Symbols of procedure 0 from the loaded program's own arrays. */
+static int read_symbols(AneProgram *p, AneError *err) {
+    NSDictionary *description = [[p->model modelAttributes] objectForKey:@"ANEFModelDescription"];
+    NSArray *inputs = [description objectForKey:@"kANEFModelInputSymbolsArrayKey"];
+    NSArray *outputs = [description objectForKey:@"kANEFModelOutputSymbolsArrayKey"];
+    NSArray *procedures = [description objectForKey:@"ANEFModelProcedures"];
+    if (!inputs || !outputs || [procedures count] == 0)
+        return ane_error_set(err, ANE_E_BIND, "the loaded program has no symbol arrays in its attributes");
+    NSDictionary *first = [procedures objectAtIndex:0];
+    int status = read_side(p, 0, inputs, [first objectForKey:@"ANEFModelInputSymbolIndexArray"], err);
+    if (status == ANE_OK)
+        status = read_side(p, 1, outputs, [first objectForKey:@"ANEFModelOutputSymbolIndexArray"], err);
+    return status;
+}
+
+/* One load message, timed. */
+static BOOL say_load(AneProgram *p, uint32_t qos, AneCost *cost, NSError **e) {
+    uint64_t begin = ane_now_ns();
+    BOOL ok = [p->model loadWithQoS:qos options:[NSDictionary dictionary] error:e];
+    cost->load_ns += ane_now_ns() - begin;
+    return ok;
+}
+
+/* Under p->life. */
+static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
+    if (p->state == PROG_LOADED) {
+        p->loads++;
+        cost->reused = true;
+        return ANE_OK;
+    }
+    int status = compile_locked(p, qos, reserved, cost, err);
+    if (status != ANE_OK)
+        return status;
+    uint64_t begin = ane_now_ns();
+    NSError *e = nil;
+    BOOL ok = say_load(p, qos, cost, &e);
+    if (!ok && p->cached) { /* the entry vanished between question and load: compile once, load once */
+        [p->model purgeCompiledModel];
+        p->cached = false;
+        p->state = PROG_MADE;
+        if ((status = compile_locked(p, qos, reserved, cost, err)) != ANE_OK)
+            return status;
+        e = nil;
+        ok = say_load(p, qos, cost, &e);
+    }
+    if (!ok) {
+        status = ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "load", e, p->identity, qos, begin);
+        p->state = PROG_GONE;
+        remove_tree([NSString stringWithUTF8String:p->directory]);
+        return status;
+    }
+    pthread_mutex_lock(&g.lock);
+    g.loads++;
+    g.loaded++;
+    pthread_mutex_unlock(&g.lock);
+    p->state = PROG_LOADED;
+    p->loads = 1;
+    [p->files release]; /* frozen in the program now */
+    p->files = nil;
+    return read_symbols(p, err);
+}
+
+static int unload_locked(AneProgram *p, uint32_t qos, AneError *err) {
+    if (p->state != PROG_LOADED || p->loads == 0)
+        return ane_error_set(err, ANE_E_STATE, "unload: this program is not loaded");
+    if (--p->loads > 0)
+        return ANE_OK;
+    NSError *e = nil;
+    uint64_t begin = ane_now_ns();
+    BOOL ok = [p->model unloadWithQoS:qos error:&e];
+    p->state = PROG_GONE;
+    pthread_mutex_lock(&g.lock);
+    g.loaded--;
+    pthread_mutex_unlock(&g.lock);
+    return ok ? ANE_OK : ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "unload", e, p->identity, qos, begin);
+}
+
+/* The frame of every life-cycle step: fork guard, thread, lock, pool, exceptions. */
+#define LIFE_STEP(p, name, call)                      \
+    int status = ane_need_open(err);                      \
+    if (status != ANE_OK)                             \
+        return status;                                \
+    ane_thread_enter();                               \
+    pthread_mutex_lock(&(p)->life);                   \
+    @autoreleasepool {                                \
+        @try {                                        \
+            status = (call);                          \
+        } @catch (NSException *x) {                   \
+            status = ane_threw(err, (name), x);           \
+        }                                             \
+    }                                                 \
+    bool gone = (p)->state == PROG_GONE;              \
+    pthread_mutex_unlock(&(p)->life);                 \
+    if (gone)                                         \
+        forget(p);                                    \
+    return status
+
+int ane_prog_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
+    LIFE_STEP(p, "compile", compile_locked(p, qos, reserved, cost, err));
+}
+
+int ane_prog_load(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
+    LIFE_STEP(p, "load", load_locked(p, qos, reserved, cost, err));
+}
+
+int ane_prog_unload(AneProgram *p, uint32_t qos, AneError *err) { LIFE_STEP(p, "unload", unload_locked(p, qos, err)); }
+
+/* ============================== Requests ================================== */
+
+/* Strides the engine reports for a port must be those our surfaces were laid out by. */
+static int check_layout(AneProgram *p, int side, const AnePortDef *port, const AneSurfaceInfo *ours, AneError *err) {
+    NSArray *status = [[p->model modelAttributes] objectForKey:@"NetworkStatusList"];
+    if ([status count] == 0)
+        return ANE_OK; /* older systems may not say */
+    NSArray *live = [[status objectAtIndex:0] objectForKey:side ? @"LiveOutputList" : @"LiveInputList"];
+    for (NSDictionary *entry in live) {
+        char *name = plain_name([entry objectForKey:@"Symbol"] ? [entry objectForKey:@"Symbol"] : [entry objectForKey:@"Name"]);
+        bool mine = name && strcmp(name, port->name) == 0;
+        free(name);
+        if (!mine)
+            continue;
+        const struct {
+            NSString *key;
+            int64_t value;
+        } expect[] = {{@"Channels", ours->c}, {@"Height", ours->h}, {@"Width", ours->w},
+                      {@"RowStride", ours->row_stride}, {@"PlaneStride", ours->plane_stride}};
+        for (size_t i = 0; i < sizeof expect / sizeof *expect; i++) {
+            NSNumber *said = [entry objectForKey:expect[i].key];
+            if (said && [said longLongValue] != expect[i].value)
+                return ane_error_set(err, ANE_E_BIND, "port '%s': the program says %s %lld, the declared shape gives %lld",
+                                     port->name, [expect[i].key UTF8String], [said longLongValue], (long long)expect[i].value);
+        }
+        return ANE_OK;
+    }
+    return ANE_OK;
+}
+
+/* Surfaces and symbol indices of one side, by name. */
+static int bind_side(AneProgram *p, int side, const AnePortDef *ports, int32_t n, AneSurface *const *surfaces,
+                     NSMutableArray *objects, NSMutableArray *indices, AneError *err) {
+    const char *what = side ? "output" : "input";
+    if (n != p->n_symbols[side])
+        return ane_error_set(err, ANE_E_BIND, "%d %ss declared, the program has %d", n, what, p->n_symbols[side]);
+    for (int32_t i = 0; i < n; i++) {
+        int at = 0;
+        while (at < p->n_symbols[side] && strcmp(p->symbol[side][at], ports[i].name) != 0)
+            at++;
+        if (at == p->n_symbols[side])
+            return ane_error_set(err, ANE_E_BIND, "the program has no %s '%s' (its first is '%s')", what, ports[i].name,
+                                 p->n_symbols[side] ? p->symbol[side][0] : "");
+        int status = check_layout(p, side, &ports[i], &surfaces[i]->info, err);
+        if (status != ANE_OK)
+            return status;
+        [objects addObject:surfaces[i]->wrapper];
+        [indices addObject:[NSNumber numberWithInt:p->index[side][at]]];
+    }
+    return ANE_OK;
+}
+
+static int make_request(AneProgram *p, const AneKernelDef *k, AneSurface *const *inputs, AneSurface *const *outputs, void **out,
+                        AneError *err) {
+    NSMutableArray *in = [NSMutableArray array], *in_at = [NSMutableArray array];
+    NSMutableArray *res = [NSMutableArray array], *res_at = [NSMutableArray array];
+    int status = bind_side(p, 0, k->inputs, k->n_inputs, inputs, in, in_at, err);
+    if (status == ANE_OK)
+        status = bind_side(p, 1, k->outputs, k->n_outputs, outputs, res, res_at, err);
+    if (status != ANE_OK)
+        return status;
+    id<AneRequest> r = [(id<AneRequestClass>)(id)g.cls[CLS_REQUEST] requestWithInputs:in
+                                                                           inputIndices:in_at
+                                                                                outputs:res
+                                                                          outputIndices:res_at
+                                                                          weightsBuffer:nil
+                                                                              perfStats:nil
+                                                                         procedureIndex:[NSNumber numberWithInt:0]];
+    if (!r || ![r validate])
+        return ane_error_set(err, ANE_E_BIND, "the engine does not accept a request with %d inputs and %d outputs", k->n_inputs,
+                             k->n_outputs);
+    *out = [(id)r retain];
+    return ANE_OK;
+}
+
+int ane_request_make(AneProgram *p, const AneKernelDef *k, AneSurface *const *inputs, AneSurface *const *outputs, void **out,
+                     AneError *err) {
+    int status = ane_need_open(err);
+    if (status != ANE_OK)
+        return status;
+    ane_thread_enter();
+    @autoreleasepool {
+        @try {
+            status = make_request(p, k, inputs, outputs, out, err);
+        } @catch (NSException *x) {
+            status = ane_threw(err, "bind", x);
+        }
+    }
+    return status;
+}
+
+void ane_request_free(void *request) {
+    if (!request)
+        return;
+    ane_thread_enter();
+    @autoreleasepool {
+        [(id)request release];
+    }
+}
+
+int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, AneError *err) {
+    int status = ANE_OK;
+    ane_thread_enter();
+    pthread_mutex_lock(&p->run);
+    @autoreleasepool {
+        @try {
+            NSError *e = nil;
+            uint64_t begin = ane_now_ns();
+            if (![p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:(id)request error:&e])
+                status = ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "evaluate", e, p->identity, qos, begin);
+        } @catch (NSException *x) {
+            status = ane_threw(err, "evaluate", x);
+        }
+    }
+    pthread_mutex_unlock(&p->run);
+    __atomic_add_fetch(&g.evals, 1, __ATOMIC_RELAXED);
+    return status;
+}
+
+/* ============================== One program by handle ===================== */
+
+/* What a program handle names: its kernel's description, the shared program and
+ * how far this owner has brought it. */
+typedef struct {
+    AneObject object;
+    pthread_mutex_t lock;
+    AneKernelDef kernel;
+    AneProgram *program;
+    AneCost cost;
+    int32_t state; /* AneProgramInfo.state */
+    void *request; /* of the last evaluation, with its surfaces */
+    AneSurface **bound;
+} ProgramRef;
+
+static void drop_request(ProgramRef *r) {
+    ane_request_free(r->request);
+    r->request = NULL;
+    for (int32_t i = 0; r->bound && i < r->kernel.n_inputs + r->kernel.n_outputs; i++)
+        ane_object_release((AneObject *)r->bound[i]);
+    free(r->bound);
+    r->bound = NULL;
+}
+
+static void destroy_ref(AneObject *o) {
+    ProgramRef *r = (ProgramRef *)o;
+    drop_request(r);
+    if (r->state == 2)
+        ane_prog_unload(r->program, 21, NULL);
+    ane_prog_release(r->program);
+    ane_kernel_free(&r->kernel);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+int ane_program_create(const AneKernel *kernel, const float *const *weights, int32_t n_weights, AneHandle *out, AneError *err) {
+    int status = ane_need_open(err);
+    if (status != ANE_OK)
+        return status;
+    ProgramRef *r = calloc(1, sizeof *r);
+    if (!r)
+        return ane_error_set(err, ANE_E_MEMORY, "out of memory for a program");
+    ane_object_init(&r->object, ANE_KIND_PROGRAM, destroy_ref);
+    pthread_mutex_init(&r->lock, NULL);
+    status = ane_kernel_copy(kernel, n_weights, &r->kernel, err);
+    if (status == ANE_OK)
+        status = ane_prog_acquire(&r->kernel, weights, &r->program, &r->cost, err);
+    if (status == ANE_OK)
+        status = ane_handle_new(&r->object, out, err);
+    if (status != ANE_OK)
+        ane_object_release(&r->object);
+    return status;
+}
+
+/* Look the handle up and lock it; every use ends with done(). */
+static int program_ref(AneHandle program, ProgramRef **out, AneError *err) {
+    int status = ane_handle_get(program, ANE_KIND_PROGRAM, (void **)out, err);
+    if (status == ANE_OK)
+        pthread_mutex_lock(&(*out)->lock);
+    return status;
+}
+
+static int done(ProgramRef *r, int status) {
+    pthread_mutex_unlock(&r->lock);
+    ane_object_release(&r->object);
+    return status;
+}
+
+int ane_program_compile(AneHandle program, uint32_t qos, AneError *err) {
+    ProgramRef *r;
+    int status = program_ref(program, &r, err);
+    if (status != ANE_OK)
+        return status;
+    if (r->state != 0)
+        return done(r, r->state == 1 ? ANE_OK : ane_error_set(err, ANE_E_STATE, "compile: this program was loaded before"));
+    status = ane_prog_compile(r->program, qos, false, &r->cost, err);
+    if (status == ANE_OK)
+        r->state = 1;
+    return done(r, status);
+}
+
+int ane_program_load(AneHandle program, uint32_t qos, AneError *err) {
+    ProgramRef *r;
+    int status = program_ref(program, &r, err);
+    if (status != ANE_OK)
+        return status;
+    if (r->state >= 2)
+        return done(r, ane_error_set(err, ANE_E_STATE, "load: this program is loaded or was unloaded"));
+    status = ane_prog_load(r->program, qos, false, &r->cost, err);
+    if (status == ANE_OK)
+        r->state = 2;
+    return done(r, status);
+}
+
+int ane_program_unload(AneHandle program, uint32_t qos, AneError *err) {
+    ProgramRef *r;
+    int status = program_ref(program, &r, err);
+    if (status != ANE_OK)
+        return status;
+    if (r->state != 2)
+        return done(r, ane_error_set(err, ANE_E_STATE, "unload: this program is not loaded"));
+    drop_request(r);
+    r->state = 3;
+    return done(r, ane_prog_unload(r->program, qos, err));
+}
+
+int ane_program_info(AneHandle program, AneProgramInfo *out, AneError *err) {
+    ProgramRef *r;
+    int status = program_ref(program, &r, err);
+    if (status != ANE_OK)
+        return status;
+    memset(out, 0, sizeof *out);
+    snprintf(out->identity, sizeof out->identity, "%s", r->program->identity);
+    out->state = r->state;
+    pthread_mutex_lock(&r->program->life);
+    out->cached = r->program->cached || r->cost.reused;
+    out->n_inputs = r->program->n_symbols[0];
+    out->n_outputs = r->program->n_symbols[1];
+    pthread_mutex_unlock(&r->program->life);
+    out->bake_ns = r->cost.bake_ns;
+    out->compile_ns = r->cost.compile_ns;
+    out->load_ns = r->cost.load_ns;
+    return done(r, ANE_OK);
+}
+
+int ane_program_symbol(AneHandle program, int32_t is_output, int32_t i, char *buf, size_t cap, AneError *err) {
+    ProgramRef *r;
+    int status = program_ref(program, &r, err);
+    if (status != ANE_OK)
+        return status;
+    int side = is_output ? 1 : 0;
+    if (r->state != 2)
+        status = ane_error_set(err, ANE_E_STATE, "symbols are known once the program is loaded");
+    else if (i < 0 || i >= r->program->n_symbols[side])
+        status = ane_error_set(err, ANE_E_ARG, "symbol %d of %d", i, r->program->n_symbols[side]);
+    else
+        snprintf(buf, cap, "%s", r->program->symbol[side][i]);
+    return done(r, status);
+}
+
+/* Retain the surfaces of one side; each must fit its port. */
+static int take_surfaces(const AnePortDef *ports, const AneHandle *handles, int32_t n, AneSurface **out, AneError *err) {
+    for (int32_t i = 0; i < n; i++) {
+        int status = ane_handle_get(handles[i], ANE_KIND_SURFACE, (void **)&out[i], err);
+        if (status != ANE_OK)
+            return status;
+        AneSurfaceInfo want;
+        ane_port_layout(&ports[i], &want);
+        const AneSurfaceInfo *got = &out[i]->info;
+        if (got->dtype != want.dtype || got->n != want.n || got->c != want.c || got->h != want.h || got->w != want.w)
+            return ane_error_set(err, ANE_E_ARG, "port '%s': expected [%lld, %lld, %lld, %lld], got a surface of [%lld, %lld, %lld, %lld]",
+                                 ports[i].name, (long long)want.n, (long long)want.c, (long long)want.h, (long long)want.w,
+                                 (long long)got->n, (long long)got->c, (long long)got->h, (long long)got->w);
+    }
+    return ANE_OK;
+}
+
+int ane_program_eval(AneHandle program, const AneHandle *inputs, int32_t n_inputs, const AneHandle *outputs, int32_t n_outputs,
+                     uint32_t qos, AneError *err) {
+    ProgramRef *r;
+    int status = program_ref(program, &r, err);
+    if (status != ANE_OK)
+        return status;
+    const AneKernelDef *k = &r->kernel;
+    if (r->state != 2)
+        return done(r, ane_error_set(err, ANE_E_STATE, "evaluate: this program is not loaded"));
+    if (n_inputs != k->n_inputs || n_outputs != k->n_outputs || !inputs || !outputs)
+        return done(r, ane_error_set(err, ANE_E_ARG, "kernel '%s' has %d inputs and %d outputs, got %d and %d", k->name,
+                                     k->n_inputs, k->n_outputs, n_inputs, n_outputs));
+    size_t n = (size_t)(n_inputs + n_outputs);
+    AneSurface **surfaces = calloc(n, sizeof *surfaces);
+    if (!surfaces)
+        return done(r, ane_error_set(err, ANE_E_MEMORY, "out of memory for a request"));
+    status = take_surfaces(k->inputs, inputs, n_inputs, surfaces, err);
+    if (status == ANE_OK)
+        status = take_surfaces(k->outputs, outputs, n_outputs, surfaces + n_inputs, err);
+    bool same = r->bound && status == ANE_OK && memcmp(r->bound, surfaces, n * sizeof *surfaces) == 0;
+    if (status != ANE_OK || same) {
+        for (size_t i = 0; i < n; i++)
+            ane_object_release((AneObject *)surfaces[i]);
+        free(surfaces);
+    } else { /* requests cannot be rebound: make a new one and keep it with its surfaces */
+        drop_request(r);
+        r->bound = surfaces;
+        status = ane_request_make(r->program, k, surfaces, surfaces + n_inputs, &r->request, err);
+        if (status != ANE_OK)
+            drop_request(r);
+    }
+    if (status == ANE_OK)
+        status = ane_prog_eval(r->program, r->request, qos, err);
+    return done(r, status);
+}
+
+int ane_close(AneHandle handle, AneError *err) {
+    AneObject *o;
+    int status = ane_handle_take(handle, ANE_KIND_PROGRAM, &o, NULL);
+    if (status == ANE_E_CLOSED)
+        status = ane_handle_take(handle, ANE_KIND_SURFACE, &o, err);
+    if (status == ANE_OK)
+        ane_object_release(o);
+    return status == ANE_E_FORKED ? ane_guard(err) : status;
+}
