@@ -299,6 +299,12 @@ def run(command: Sequence[str], what: str) -> None:
         print(done.stdout, end="", file=sys.stderr, flush=True)
 
 
+def say(line: str) -> None:
+    """One whole line, also when several threads speak."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def compile_one(unit: Unit) -> bool:
     """Compile unless nothing changed. Returns True when the compiler ran."""
     command = command_for(unit)
@@ -307,7 +313,7 @@ def compile_one(unit: Unit) -> bool:
     unit.object.parent.mkdir(parents=True, exist_ok=True)
     stamp = unit.object.with_suffix(".cmd")
     stamp.unlink(missing_ok=True)
-    print(f"  compile {unit.source.name} -> {unit.object.name}", flush=True)
+    say(f"  compile {unit.source.name} -> {unit.object.name}")
     run(command, f"compiling {unit.source}")
     stamp.write_text(fingerprint(command))
     return True
@@ -352,7 +358,7 @@ def link(objects: Sequence[Path], out: Path, flags: Sequence[str] = ()) -> bool:
         if out.stat().st_mtime_ns > newest and stamp.read_text() == fingerprint(command):
             return False
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"  link    {out.name}", flush=True)
+    say(f"  link    {out.name}")
     run(command, f"linking {out.name}")
     os.replace(fresh, out)
     stamp.write_text(fingerprint(command))

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+SUPPRESSIONS = Path(__file__).resolve().parents[2] / "tools" / "lsan.supp"
 VERDICT = re.compile(r"(\d+) passed, (\d+) failed")
 
 
@@ -29,9 +31,11 @@ def load_build():
 
 def run_program(program: Path, timeout: float = 600) -> tuple[bool, str, str]:
     """Run one test program. Returns (passed, verdict line, everything it printed)."""
+    leaks = f"suppressions={SUPPRESSIONS}:print_suppressions=0"
     try:
         done = subprocess.run(
             [program],
+            env={"LSAN_OPTIONS": leaks, **os.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
