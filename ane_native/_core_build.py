@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""Builds the extension module ane_native._core: cffi API mode, out of line.
+
+    python ane_native/_core_build.py [--out DIR] [--gcd bundled|system] [--sanitize KINDS]
+
+Also imported (by file) by setup.py and the tools. The C API is read from _core.cdef;
+cffi writes its wrapper into the build directory, never beside the sources, and every
+object file carries the full name of its source, so that _core.m and the generated
+wrapper do not meet. Knows nothing of softane.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+MODULE = "ane_native._core"
+BUNDLED_GCD = "_dispatch_small.c"
+
+COMMON = ["-std=gnu11", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+
+
+def load(path: Path) -> ModuleType:
+    """Import a Python file that belongs to a package without importing the package."""
+    name = f"ane_build_{path.stem.strip('_')}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+tc = load(HERE / "_toolchain.py")
+
+
+def limited_api() -> bool:
+    """True when one binary serves all later Pythons (not on a free-threaded or debug one)."""
+    variables = sysconfig.get_config_vars("Py_GIL_DISABLED", "Py_DEBUG")
+    return not any(variables)
+
+
+def module_name() -> str:
+    """File name of the extension, as the import system looks for it."""
+    suffix = ".abi3.so" if limited_api() else sysconfig.get_config_var("EXT_SUFFIX")
+    return f"_core{suffix}"
+
+
+def default_out(gcd: str, sanitize: str = "") -> Path:
+    """Where a kind of build lives: kinds and Pythons never share objects."""
+    tag = sys.implementation.cache_tag or "python"
+    parts = ["core", tag, gcd, *(sanitize.split(",") if sanitize else [])]
+    return ROOT / "build" / "-".join(parts)
+
+
+def sources(bundled: bool) -> list[Path]:
+    """Every C and Objective-C file beside this one; the bundled GCD only when it is used."""
+    skip = {"_core.c", *(() if bundled else (BUNDLED_GCD,))}
+    found = [*HERE.glob("_*.m"), *HERE.glob("_*.c")]
+    return sorted(p for p in found if p.name not in skip)
+
+
+def write_wrapper(out: Path) -> Path:
+    """Let cffi write the C file of the wrapper; untouched when it would be the same."""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef((HERE / "_core.cdef").read_text(encoding="utf-8"))
+    ffi.set_source(MODULE, '#include "_core.h"')
+    path = out / "_core_wrapper.c"
+    ffi.emit_c_code(str(path))
+    return path
+
+
+def python_include() -> list[str]:
+    """Include flags for Python.h.
+
+    Raises:
+        ToolchainError: this Python came without its headers.
+    """
+    folders = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
+    if not any((Path(f) / "Python.h").is_file() for f in folders):
+        raise tc.ToolchainError(
+            f"cannot build ane-native: Python.h was not found in {', '.join(sorted(folders))}\n"
+            "This puts it right on Debian and Ubuntu:\n    sudo apt-get install python3-dev"
+        )
+    return [f"-I{f}" for f in sorted(folders)]
+
+
+def units(out: Path, gcd: object, sanitize: str) -> list:
+    """The object files of the extension."""
+    level = ["-O1" if sanitize else "-O2", *tc.sanitize_flags(sanitize)]
+    common = [*level, *COMMON, *gcd.flags(), f"-I{HERE}"]
+    made = []
+    for source in sources(gcd.name == "bundled"):
+        objc = tc.objc_flags() if source.suffix == ".m" else []
+        flags = (*common, *objc, *tc.env_flags("CFLAGS"))
+        made.append(tc.Unit(source, out / f"{source.name}.o", flags))
+    quiet = ["-w", *python_include()]  # cffi's own code: its warnings are not ours to act on
+    made.append(tc.Unit(write_wrapper(out), out / "_core_wrapper.c.o", (*common, *quiet)))
+    return made
+
+
+def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str = "") -> Path:
+    """Build the extension module and return its path (inside the build directory).
+
+    Args:
+        out: build directory.
+        gcd_choice: "bundled", "system" or None, see _toolchain.gcd().
+        sanitize: "address,undefined", "thread" or "".
+
+    Raises:
+        ToolchainError: a tool is missing or a file does not compile.
+    """
+    tc.compiler()  # first: what is missing is said before anything is compiled
+    objc_libs = tc.objc_libs()
+    tc.objc_flags()
+    gcd = tc.gcd(gcd_choice)
+    out = out or default_out(gcd.name, sanitize)
+    with tc.build_lock(out):
+        made = units(out, gcd, sanitize)
+        tc.compile_all(made)
+        if tc.MACOS:
+            flags = ["-bundle", "-undefined", "dynamic_lookup"]
+        else:
+            flags = ["-shared"]
+        flags += [*tc.sanitize_flags(sanitize), *gcd.libs(), *objc_libs]
+        module = out / module_name()
+        tc.link([u.object for u in made], module, [*flags, *tc.env_flags("LDFLAGS")])
+    return module
+
+
+def main() -> int:
+    """The command line: build, print what was built."""
+    parser = argparse.ArgumentParser(description="Build ane_native._core.")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--gcd", choices=("bundled", "system"))
+    parser.add_argument("--sanitize", default="")
+    args = parser.parse_args()
+    try:
+        print(build(args.out.resolve() if args.out else None, args.gcd, args.sanitize))
+    except tc.ToolchainError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Run as a script, Python puts the package's own directory first on the path.
+    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
+    sys.exit(main())
