@@ -2,8 +2,12 @@
 /* _core.h - the C API of ane_native for C programs: guards around _core.cdef.
  *
  * Implemented by
- *   _core.m            engine, program, surface (Objective-C: the door)
- *   _core_sched.c      double-buffer scheduler on GCD, counters, trace
+ *   _core.m            the door: engine, classes, budget, answers (Objective-C)
+ *   _core_surface.m    surfaces
+ *   _core_program.m    programs and requests
+ *   _core_sched.c      double-buffer scheduler on GCD
+ *   _core_canary.c     first evaluation of a new program
+ *   _core_stats.c      latencies, trace
  *   _core_handle.c     handles, fork guard, errors
  *   _cpu.c             CPU part of training (BLAS, AdamW, loss)
  *   _half.c            fp16 <-> fp32, nearest even
