@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+/* _half.c - fp32 <-> fp16 for whole arrays, and the choice of instructions.
+ *
+ * The rows themselves are in _half.h, so that other loops can inline them. The
+ * functions here run on the calling thread: one thread nearly fills the memory
+ * bus, and the bake that uses them has a queue of its own. */
+#include "_half.h"
+
+#include <stdlib.h>
+
+#include "_core.h"
+#if ANE_X86
+#include <cpuid.h>
+#endif
+
+/* ============================== Instruction sets ========================== */
+
+#if ANE_X86
+
+/* Which register halves the operating system saves: bits of XCR0. */
+static uint32_t saved_state(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+/* Feature bits are read here rather than by __builtin_cpu_supports, which does
+ * not know F16C in every compiler we accept. */
+static int detect(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return ANE_ISA_BASE;
+    const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
+    const unsigned need = fma | osxsave | avx | f16c;
+    if ((c & need) != need) return ANE_ISA_BASE;
+    const uint32_t state = saved_state();
+    if ((state & 0x06u) != 0x06u) return ANE_ISA_BASE; /* XMM and YMM */
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return ANE_ISA_BASE;
+    if (!(b & (1u << 5))) return ANE_ISA_BASE; /* AVX2 */
+    /* AVX512 F, DQ, BW, VL; and the mask and upper registers saved. */
+    const unsigned wide = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
+    if ((b & wide) == wide && (state & 0xE6u) == 0xE6u) return ANE_ISA_AVX512;
+    return ANE_ISA_AVX2;
+}
+
+#else
+
+static int detect(void) { return ANE_ISA_BASE; }
+
+#endif
+
+int ane_isa(void) {
+    static int cached; /* 0: not known yet, else set + 1; every thread computes the same */
+    const int known = __atomic_load_n(&cached, __ATOMIC_RELAXED);
+    if (known) return known - 1;
+    int isa = detect();
+    const char *wish = getenv("ANE_NATIVE_ISA");
+    if (wish && !strcmp(wish, "base")) isa = ANE_ISA_BASE;
+    if (wish && !strcmp(wish, "avx2") && isa > ANE_ISA_AVX2) isa = ANE_ISA_AVX2;
+    __atomic_store_n(&cached, isa + 1, __ATOMIC_RELAXED);
+    return isa;
+}
+
+/* ============================== Arrays ==================================== */
+
+/* out_f16[i] = in[i] rounded to nearest even. NULL with count 0 is fine. Any thread. */
+void ane_cpu_half_from_float(const float *in, uint16_t *out_f16, size_t count) {
+    if (!in || !out_f16) return;
+#if ANE_X86
+    if (ane_isa() == ANE_ISA_AVX512) {
+        ane_row_to_half_avx512(in, out_f16, count);
+        return;
+    }
+    if (ane_isa() == ANE_ISA_AVX2) {
+        ane_row_to_half_avx2(in, out_f16, count);
+        return;
+    }
+#endif
+    ane_row_to_half_base(in, out_f16, count);
+}
+
+/* out[i] = in_f16[i], exactly. NULL with count 0 is fine. Any thread. */
+void ane_cpu_float_from_half(const uint16_t *in_f16, float *out, size_t count) {
+    if (!in_f16 || !out) return;
+#if ANE_X86
+    if (ane_isa() == ANE_ISA_AVX512) {
+        ane_row_from_half_avx512(in_f16, out, count);
+        return;
+    }
+    if (ane_isa() == ANE_ISA_AVX2) {
+        ane_row_from_half_avx2(in_f16, out, count);
+        return;
+    }
+#endif
+    ane_row_from_half_base(in_f16, out, count);
+}
