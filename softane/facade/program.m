@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+/* program.m - _ANEProgramForEvaluation: a loaded program, and the evaluate
+ * algorithm of §8.3. The path of a successful evaluation makes no objects and
+ * needs no autorelease pool. */
+#include <stdlib.h>
+#include <time.h>
+
+#import "facade.h"
+
+#define QUEUE_DEPTH 127         /* §4.1 */
+#define SLOT_WAIT_MS 10000      /* §8.3 step 5 */
+#define RETURN_NO_DEVICE 2u     /* §8.3 step 7 */
+#define RETURN_FAILED 18u       /* §8.3 step 8 */
+
+/* ============================== One evaluation ============================ */
+
+/* Run and answer; the request has been validated. */
+static bool run(_ANEProgramForEvaluation *program, _ANERequest *request, const SaPrepared *p, unsigned qos,
+                SaAnswer *a) {
+    if (!program->_loaded) /* a handle nobody knows */
+        return sa_answer_status(a, 9, 14, NULL);
+    if (!sa_request_unchanged(request, p)) {
+        SaError why;
+        sa_error_set(&why, SA_E_BIND, (SaPos){0, 0}, "other surfaces were put into a request that was used before");
+        return sa_answer_status(a, 9, 0x1d, &why);
+    }
+    return sa_device_eval(program->_loaded, &p->binding, qos, a);
+}
+
+/* A failure with an error object is reported on the queue of this level, and so
+ * waits behind a compile that runs there (§8.3 step 9). */
+static BOOL report(const SaAnswer *a, unsigned qos, NSError **error) {
+    NSError *e = sa_facade_error(a);
+    if (e && error) {
+        *error = e;
+        sa_queue_enter(qos);
+        sa_queue_leave(qos);
+    }
+    return NO;
+}
+
+/* ============================== Completion handlers ======================= */
+
+/* What a block looks like in memory; only the function is used. */
+typedef struct SaBlock {
+    void *isa;
+    int flags, reserved;
+    void (*invoke)(struct SaBlock *self, BOOL ok, NSError *error);
+} SaBlock;
+
+typedef struct {
+    _ANEProgramForEvaluation *program; /* retained */
+    _ANERequest *request;              /* retained */
+    unsigned qos;
+} Job;
+
+static void *job_main(void *arg) {
+    Job *j = arg;
+    GSRegisterCurrentThread();
+    @autoreleasepool {
+        SaAnswer a;
+        const SaPrepared *p = sa_request_prepare(j->request);
+        BOOL ok = p && run(j->program, j->request, p, j->qos, &a);
+        j->program->_inFlight--; /* atomic: the slot is free before the handler runs */
+        SaBlock *handler = j->request->_completionHandler;
+        if (handler)
+            handler->invoke(handler, ok, ok || !p ? nil : sa_facade_error(&a));
+        [j->request release];
+        [j->program release];
+        free(j);
+    }
+    GSUnregisterCurrentThread();
+    return NULL;
+}
+
+/* One of queueDepth slots, or false after the wait. */
+static bool take_slot(_ANEProgramForEvaluation *program) {
+    for (int waited = 0;; waited++) {
+        if (program->_inFlight++ < program->_queueDepth)
+            return true;
+        program->_inFlight--;
+        if (waited >= SLOT_WAIT_MS)
+            return false;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+/* YES means accepted: the handler hears the rest. */
+static BOOL submit(_ANEProgramForEvaluation *program, _ANERequest *request, unsigned qos) {
+    if (!take_slot(program))
+        return NO;
+    Job *j = calloc(1, sizeof *j);
+    pthread_t thread;
+    if (j) {
+        *j = (Job){[program retain], [request retain], qos};
+        if (pthread_create(&thread, NULL, job_main, j) == 0) {
+            pthread_detach(thread);
+            return YES;
+        }
+        [program release];
+        [request release];
+        free(j);
+    }
+    program->_inFlight--;
+    return NO;
+}
+
+/* ============================== Evaluate ================================== */
+
+BOOL sa_program_evaluate(_ANEProgramForEvaluation *program, _ANERequest *request, unsigned qos, NSError **error) {
+    const SaPrepared *p = request ? sa_request_prepare(request) : NULL;
+    if (!program || !p)
+        return NO; /* error untouched */
+    if (request->_completionHandler)
+        return submit(program, request, qos);
+    SaAnswer a;
+    if (run(program, request, p, qos, &a))
+        return YES;
+    return report(&a, qos, error);
+}
+
+@implementation _ANEProgramForEvaluation
+
+- (id)initWithLoaded:(SaLoaded *)loaded {
+    if ((self = [super init])) {
+        _loaded = loaded;
+        _programHandle = loaded ? loaded->handle : 0;
+        _queueDepth = QUEUE_DEPTH;
+    }
+    return self;
+}
+
++ (id)programWithHandle:(uint64_t)handle intermediateBufferHandle:(uint64_t)buffer queueDepth:(signed char)depth {
+    _ANEProgramForEvaluation *p = [[[self alloc] initWithLoaded:sa_loaded_find(handle)] autorelease];
+    p->_programHandle = handle;
+    p->_intermediateBufferHandle = buffer;
+    p->_queueDepth = depth;
+    return p;
+}
+
+/* Lets go of the program; does not unload it. */
+- (void)dealloc {
+    sa_loaded_release(_loaded);
+    [super dealloc];
+}
+
+- (uint64_t)programHandle { return _programHandle; }
+- (uint64_t)intermediateBufferHandle { return _intermediateBufferHandle; }
+- (signed char)queueDepth { return _queueDepth; }
+- (NSInteger)requestsInFlight { return _inFlight; }
+- (NSInteger)currentAsyncRequestsInFlight { return _inFlight; }
+
+- (BOOL)processRequest:(_ANERequest *)request
+                 model:(id)model
+                   qos:(unsigned int)qos
+                qIndex:(uint64_t)index
+         modelStringID:(uint64_t)stringID
+               options:(NSDictionary *)options
+           returnValue:(unsigned int *)value
+                 error:(NSError **)error {
+    (void)model, (void)index, (void)stringID, (void)options;
+    BOOL ok = sa_program_evaluate(self, request, qos, error);
+    if (value)
+        *value = ok ? 0 : _loaded ? RETURN_FAILED : RETURN_NO_DEVICE;
+    return ok;
+}
+
+@end
