@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""ane_native: train on the Apple Neural Engine while the next weights compile in the background.
+
+The engine runs programs whose weights are constants. Training changes the weights, so every
+batch needs a recompile. This package keeps two kernel sets, one active and one being compiled
+on a Grand Central Dispatch queue, and swaps them at the batch boundary::
+
+    import ane_native as ane
+
+    with ane.DoubleBufferedTrainer(kernels, weights, staleness=1) as trainer:
+        for batch in batches:
+            for x in batch:
+                y = trainer.eval("forward", x)
+            stats = trainer.step(new_weights)
+            print(stats.compile_stall_ms, stats.compile_ms, stats.staleness)
+
+Importing opens no engine, starts no thread and prints nothing.
+"""
+
+import logging as _logging
+
+from . import soft
+from ._version import __version__
+from .engine import Device, Engine, devices
+from .errors import (
+    AneError,
+    BindError,
+    BudgetExhausted,
+    BusyError,
+    CanaryError,
+    CheckpointError,
+    ClosedError,
+    CompileError,
+    ConfigError,
+    DataError,
+    EngineError,
+    EngineOpenError,
+    ForkedError,
+    SilentEngineError,
+    StagingError,
+    StaleError,
+    StateError,
+)
+from .kernel import Kernel, KernelSet, Port, Program, Surface, Weight
+from .scheduler import BatchStats, DoubleBufferedTrainer, TraceEvent
+
+_logging.getLogger("ane_native").addHandler(_logging.NullHandler())
+
+__all__ = [
+    "AneError",
+    "BatchStats",
+    "BindError",
+    "BudgetExhausted",
+    "BusyError",
+    "CanaryError",
+    "CheckpointError",
+    "ClosedError",
+    "CompileError",
+    "ConfigError",
+    "DataError",
+    "Device",
+    "DoubleBufferedTrainer",
+    "Engine",
+    "EngineError",
+    "EngineOpenError",
+    "ForkedError",
+    "Kernel",
+    "KernelSet",
+    "Port",
+    "Program",
+    "SilentEngineError",
+    "StagingError",
+    "StaleError",
+    "StateError",
+    "Surface",
+    "TraceEvent",
+    "Weight",
+    "__version__",
+    "devices",
+    "soft",
+]

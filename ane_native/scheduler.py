@@ -1,0 +1,573 @@
+# SPDX-License-Identifier: MIT
+"""Keep one set of compiled kernels running while the next one compiles.
+
+The mechanism (slots, the GCD queue, counters) is in the core, ``_core_sched.c``; this file
+holds the weights alive while they are read, waits in slices so that Ctrl-C works, and turns
+counters into :class:`BatchStats`. What is promised is in ``docs/SEMANTICS.md``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _native
+from .engine import Engine
+from .errors import AneError, BusyError, ClosedError
+from .kernel import (
+    BACKGROUND_QOS,
+    FOREGROUND_QOS,
+    CKernels,
+    KernelSet,
+    Port,
+    Surface,
+    as_float32,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+log = logging.getLogger("ane_native")
+
+_EVENT_KINDS = {
+    1: "bake", 2: "compile", 3: "load", 4: "canary", 5: "unload",
+    6: "eval", 7: "wait", 8: "swap", 9: "submit", 10: "generation",
+}  # fmt: skip
+_EXIT_SECONDS = 5.0  # how long the interpreter's exit waits for a background compile
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """What one boundary measured. Times in milliseconds; nothing here is a constant.
+
+    Attributes:
+        batch: number of the batch that ended, from 0 (0 is the first compile).
+        generation: version of the weights that the next batch runs on.
+        newest: version of the newest weights given to ``step``.
+        staleness: ``newest - generation``.
+        swapped: whether a generation was installed at this boundary.
+        submitted: whether a background compile was started.
+        compile_stall_ms: time this thread lost to compiling: the sum of the next four.
+        snapshot_ms: copying weights (0 with ``handover=True``).
+        wait_ms: waiting for a compile at the bound on staleness.
+        swap_ms: exchanging the sets.
+        submit_ms: handing the job to the queue.
+        compile_ms: the whole background job of the generation that was installed, and its
+            parts; None when none was installed.
+        bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``.
+        hidden_ms: ``compile_ms - wait_ms``, at least 0.
+        programs_compiled, programs_reused: in that generation.
+        evals_during_compile, micro_steps_during_compile: that ended while it compiled.
+        evals, micro_steps: of the batch.
+        batch_ms: from the end of the last boundary to the end of this one.
+        eval_idle_p50_ms, …_p90_ms, …_p99_ms: latency of evaluations that began with no compile
+            running; None when there was none.
+        eval_compiling_p50_ms, …: latency of those that began during a compile.
+        failures: sets that failed to compile so far.
+        compiles_used: compile attempts of this process so far.
+        budget_left: compiles left in this process, None when there is no limit.
+        programs_loaded: loaded programs of this process.
+        engine: name of the engine; says when it is software.
+    """
+
+    batch: int
+    generation: int
+    newest: int
+    staleness: int
+    swapped: bool
+    submitted: bool
+    compile_stall_ms: float
+    snapshot_ms: float
+    wait_ms: float
+    swap_ms: float
+    submit_ms: float
+    compile_ms: float | None
+    bake_ms: float | None
+    engine_compile_ms: float | None
+    load_ms: float | None
+    canary_ms: float | None
+    hidden_ms: float | None
+    programs_compiled: int
+    programs_reused: int
+    evals_during_compile: int
+    micro_steps_during_compile: int
+    evals: int
+    micro_steps: int
+    batch_ms: float
+    eval_idle_p50_ms: float | None
+    eval_idle_p90_ms: float | None
+    eval_idle_p99_ms: float | None
+    eval_compiling_p50_ms: float | None
+    eval_compiling_p90_ms: float | None
+    eval_compiling_p99_ms: float | None
+    failures: int
+    compiles_used: int
+    budget_left: int | None
+    programs_loaded: int
+    engine: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Field name -> value, for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class TraceEvent:
+    """One span of the trace.
+
+    Attributes:
+        kind: ``bake compile load canary unload eval wait swap submit generation``.
+        kernel: name, or None when it concerns the whole set.
+        version: version of the weights.
+        begin_ns, end_ns: nanoseconds of the monotonic clock.
+        thread: an identifier of the thread.
+    """
+
+    kind: str
+    kernel: str | None
+    version: int
+    begin_ns: int
+    end_ns: int
+    thread: int
+
+
+def _stats(out: Any, engine: str) -> BatchStats:
+    def ms(ns: int) -> float:
+        return int(ns) / 1e6
+
+    swapped = bool(out.swapped)
+    parts = {n: ms(getattr(out, f"{n}_ns")) for n in ("snapshot", "wait", "swap", "submit")}
+    latencies: dict[str, float | None] = {}
+    for kind in ("idle", "compiling"):
+        seen = getattr(out, f"evals_{kind}") > 0
+        for p in ("p50", "p90", "p99"):
+            value = ms(getattr(out, f"{kind}_{p}_ns"))
+            latencies[f"eval_{kind}_{p}_ms"] = value if seen else None
+    compile_ms = ms(out.compile_ns) if swapped else None
+    limit = int(out.compile_limit)
+    return BatchStats(
+        batch=int(out.batch),
+        generation=int(out.active),
+        newest=int(out.newest),
+        staleness=int(out.staleness),
+        swapped=swapped,
+        submitted=bool(out.submitted),
+        compile_stall_ms=math.fsum(parts.values()),
+        snapshot_ms=parts["snapshot"],
+        wait_ms=parts["wait"],
+        swap_ms=parts["swap"],
+        submit_ms=parts["submit"],
+        compile_ms=compile_ms,
+        bake_ms=ms(out.bake_ns) if swapped else None,
+        engine_compile_ms=ms(out.engine_compile_ns) if swapped else None,
+        load_ms=ms(out.load_ns) if swapped else None,
+        canary_ms=ms(out.canary_ns) if swapped else None,
+        hidden_ms=None if compile_ms is None else max(0.0, compile_ms - parts["wait"]),
+        programs_compiled=int(out.programs_compiled),
+        programs_reused=int(out.programs_reused),
+        evals_during_compile=int(out.evals_during_compile),
+        micro_steps_during_compile=int(out.micro_steps_during_compile),
+        evals=int(out.evals),
+        micro_steps=int(out.micro_steps),
+        batch_ms=ms(out.batch_ns),
+        failures=int(out.failures),
+        compiles_used=int(out.compiles_used),
+        budget_left=max(0, limit - int(out.compiles_used)) if limit else None,
+        programs_loaded=int(out.programs_loaded),
+        engine=engine,
+        **latencies,  # type: ignore[arg-type]
+    )
+
+
+class DoubleBufferedTrainer:
+    """Two generations of a kernel set: one evaluates, the next compiles in the background.
+
+    A *generation* is a kernel set baked from one version of the weights. The active one
+    changes only in :meth:`step`, so forward and backward of a batch always see the same
+    generation.
+
+    Args:
+        kernels: the :class:`KernelSet` to bake.
+        weights: name -> array; version 0, compiled before the constructor returns. Every
+            later version must have the same names and shapes. Weights no kernel bakes may be
+            among them: they come back in :attr:`active_weights`.
+        staleness: how many updates the active generation may lag. 0 waits for every compile;
+            1 (default) lags by exactly one and repeats bit for bit; ``n`` lags by at most n;
+            None swaps whenever a compile is ready and never waits.
+        canary: evaluate every new program once, on surfaces of its own, before its generation
+            may become active; unwritten or non-finite outputs refuse it.
+        trace: number of trace events kept between two :meth:`drain_trace`; 0 keeps none.
+        background_qos, foreground_qos: the engine's quality-of-service classes for compiling
+            and for evaluating. They must differ on hardware: compile, load and unload of one
+            class are serial (listing of _ANEClient).
+
+    Raises:
+        CompileError, CanaryError, …: the first generation could not be built.
+        BudgetExhausted: this process cannot compile one whole set.
+        ValueError, TypeError: weights or kernels that do not fit.
+
+    Example:
+        >>> with ane.DoubleBufferedTrainer(kernels, weights) as trainer:   # doctest: +SKIP
+        ...     for batch in batches:
+        ...         for x in batch:
+        ...             y = trainer.eval("forward", x)
+        ...         stats = trainer.step(update(weights))
+    """
+
+    def __init__(
+        self,
+        kernels: KernelSet,
+        weights: Mapping[str, ArrayLike],
+        *,
+        staleness: int | None = 1,
+        canary: bool = True,
+        trace: int = 0,
+        background_qos: int = BACKGROUND_QOS,
+        foreground_qos: int = FOREGROUND_QOS,
+    ) -> None:
+        self._handle = 0
+        if not isinstance(kernels, KernelSet):
+            raise TypeError(f"kernels: expected a KernelSet, got {type(kernels).__name__}")
+        if staleness is not None and (isinstance(staleness, bool) or not isinstance(staleness, int) or staleness < 0):
+            raise ValueError(f"staleness {staleness!r}: expected 0, 1, 2, … or None")
+        self.kernels = kernels
+        self.staleness = staleness
+        self.engine = Engine()
+        self.stats: BatchStats | None = None
+        self._names = [k.name for k in kernels.kernels]
+        self._stepping = threading.Lock()
+        self._locks = [threading.Lock() for _ in kernels.kernels]
+        self._chains: dict[tuple[str, ...], Any] = {}
+        self._surfaces: dict[tuple[str, str], Surface] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._versions: dict[int, dict[str, NDArray[np.float32]]] = {}
+        self._owned: set[int] = set()  # versions whose arrays are our copies
+        self._spare: list[dict[str, NDArray[np.float32]]] = []
+
+        first = self._checked(weights)
+        self._shapes = {name: w.shape for name, w in first.items()}
+        missing = [n for n in kernels.weight_names if n not in first]
+        if missing:
+            raise ValueError(f"weights: {missing} are baked by the kernels but were not given")
+        c, error = _native.core(), _native.new_error()
+        self._c = CKernels(kernels.kernels, first)
+        counts = c.ffi.new("int64_t[]", [first[n].size for n in self._c.names] or [0])
+        wires = c.ffi.new("AneWire[]", kernels.wires or [(0, 0, 0, 0)])
+        bound = -1 if staleness is None else staleness
+        options = c.ffi.new("AneSchedOptions *", [bound, background_qos, foreground_qos, int(canary), int(trace)])
+        out = c.ffi.new("AneHandle *")
+        status = c.lib.ane_sched_create(
+            self._c.array, self._c.count, counts, len(self._c.names), wires, len(kernels.wires), options, out, error
+        )
+        self._check(status, error)
+        self._handle = int(out[0])
+        _open_trainers.add(self)
+        try:
+            snapshot, ns = self._snapshot(first, handover=False)
+            self._submit(snapshot, 0, ns)
+            self._finish()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------ weights ------------------------------
+
+    def _checked(self, weights: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
+        """All weights as float32 arrays, names and shapes as before; copies only what must be."""
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
+        if self._shapes and weights.keys() != self._shapes.keys():
+            missing = sorted(self._shapes.keys() - weights.keys())
+            extra = sorted(str(k) for k in weights.keys() - self._shapes.keys())
+            raise ValueError(f"weights: missing {missing}, not known {extra}")
+        made = {}
+        for name, value in weights.items():
+            array = as_float32(f"weight {name!r}", value)
+            if self._shapes and array.shape != self._shapes[name]:
+                raise ValueError(f"weight {name!r}: expected shape {self._shapes[name]}, got {array.shape}")
+            made[name] = array
+        return made
+
+    def _snapshot(
+        self, weights: dict[str, NDArray[np.float32]], handover: bool
+    ) -> tuple[dict[str, NDArray[np.float32]], int]:
+        """A version nobody will write: the arrays themselves, or copies in recycled buffers."""
+        if handover:
+            return weights, 0
+        begin = time.monotonic_ns()
+        copies = self._spare.pop() if self._spare else {n: np.empty_like(w) for n, w in weights.items()}
+        for name, array in weights.items():
+            np.copyto(copies[name], array)
+        return copies, time.monotonic_ns() - begin
+
+    def _release_versions(self) -> None:
+        """Forget versions that neither the scheduler nor the active generation needs."""
+        state = self._state()
+        for version in [v for v in self._versions if v < int(state.active)]:
+            if version < int(state.oldest_needed):
+                copies = self._versions.pop(version)
+                if version in self._owned:
+                    self._owned.discard(version)
+                    if len(self._spare) < 2:
+                        self._spare.append(copies)
+
+    @property
+    def active_weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """What the active generation was baked from (do not write to it).
+
+        CPU mathematics that is paired with the kernels must use these, not newer ones.
+        """
+        return MappingProxyType(self._versions[int(self._state().active)])
+
+    @property
+    def oldest_needed(self) -> int:
+        """Arrays handed over for versions before this one may be written again."""
+        state = self._state()
+        return min(int(state.oldest_needed), int(state.active))
+
+    # ------------------------------ boundary ------------------------------
+
+    def _submit(self, weights: dict[str, NDArray[np.float32]] | None, version: int, snapshot_ns: int, owned: bool = True) -> None:
+        c, error = _native.core(), _native.new_error()
+        if weights is None:
+            self._check(c.lib.ane_sched_submit(self._handle, c.ffi.NULL, 0, error), error)
+            return
+        self._versions[version] = weights  # before the call: the job starts reading at once
+        if owned:
+            self._owned.add(version)
+        try:
+            self._check(
+                c.lib.ane_sched_submit(self._handle, self._c.pointers(weights), snapshot_ns, error), error
+            )
+        except BaseException:
+            if int(self._state().newest) < version:
+                del self._versions[version]
+            raise
+
+    def _finish(self) -> BatchStats:
+        c, error = _native.core(), _native.new_error()
+        out = c.ffi.new("AneBatchStats *")
+        while self._check(c.lib.ane_sched_finish(self._handle, _native.SLICE_MS, out, error), error) == c.lib.ANE_AGAIN:
+            pass
+        self.stats = _stats(out, self.engine.label)
+        self._release_versions()
+        return self.stats
+
+    def step(self, weights: Mapping[str, ArrayLike], *, handover: bool = False) -> BatchStats:
+        """End the batch: install what is ready, compile these weights in the background.
+
+        Args:
+            weights: name -> array, same names and shapes as at first; the next version.
+            handover: the caller will not write these arrays again until
+                :attr:`oldest_needed` has passed this version; then nothing is copied.
+                Arrays that are not C-contiguous float32 are copied all the same.
+
+        Returns:
+            What the boundary measured.
+
+        Raises:
+            CompileError and other :class:`EngineError`: once, when the pending generation
+                failed. The active one stays in use and ``weights`` were not taken: call
+                ``step`` again to retry.
+            BudgetExhausted: the pending set needs more compiles than this process has left.
+            BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
+        """
+        self._need_open()
+        if not self._stepping.acquire(blocking=False):
+            raise BusyError("another thread is in step() of this trainer")
+        try:
+            checked = self._checked(weights)
+            c, error = _native.core(), _native.new_error()
+            while True:
+                status = self._check(c.lib.ane_sched_boundary(self._handle, _native.SLICE_MS, error), error)
+                if status != c.lib.ANE_AGAIN:
+                    break
+            if status == c.lib.ANE_SKIP:
+                self._submit(None, -1, 0)
+            else:
+                version = int(self._state().newest) + 1
+                snapshot, ns = self._snapshot(checked, handover)
+                self._submit(snapshot, version, ns, owned=not handover)
+            return self._finish()
+        finally:
+            self._stepping.release()
+
+    # ------------------------------ evaluation ------------------------------
+
+    def eval(self, kernel: str, *inputs: ArrayLike) -> Any:
+        """Evaluate one kernel of the active generation on ``inputs``, in declared order.
+
+        Returns:
+            A float32 array, or a tuple of them when the kernel has several outputs.
+
+        Raises:
+            ValueError: unknown kernel, number or shape of inputs.
+            EngineError: the engine answered NO.
+        """
+        self._need_open()
+        position = self.kernels.position(kernel)
+        described = self.kernels.kernels[position]
+        if len(inputs) != len(described.inputs):
+            raise ValueError(f"kernel {kernel!r}: expected {len(described.inputs)} inputs, got {len(inputs)}")
+        with self._locks[position]:
+            for port, value in zip(described.inputs, inputs, strict=True):
+                self.surface(kernel, port.name).write(value)
+            self.run([kernel])
+            outputs = tuple(self.surface(kernel, port.name).read() for port in described.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, kernels: Sequence[str]) -> None:
+        """Evaluate kernels one after the other, on the surfaces as they are.
+
+        All of them run on one generation. One native call: nothing is copied or converted.
+        """
+        self._need_open()
+        key = tuple(kernels)
+        c = _native.core()
+        chain = self._chains.get(key)
+        if chain is None:
+            chain = self._chains[key] = c.ffi.new("int32_t[]", [self.kernels.position(k) for k in key])
+        error = _native.new_error()
+        self._check(c.lib.ane_sched_eval(self._handle, chain, len(key), error), error)
+
+    def surface(self, kernel: str, port: str) -> Surface:
+        """The surface of a port; ``.array`` is a view without a copy."""
+        key = (kernel, port)
+        found = self._surfaces.get(key)
+        if found is None:
+            self._need_open()
+            position = self.kernels.position(kernel)
+            described = self.kernels.kernels[position]
+            is_output, i = described.port(port)
+            c, error = _native.core(), _native.new_error()
+            out = c.ffi.new("AneHandle *")
+            self._check(c.lib.ane_sched_surface(self._handle, position, int(is_output), i, out, error), error)
+            shape: Port = (described.outputs if is_output else described.inputs)[i]
+            found = self._surfaces[key] = Surface(int(out[0]), shape, owned=False)
+        return found
+
+    def micro_step(self) -> None:
+        """Count a micro-step (one forward and backward pass of an accumulated batch)."""
+        self._need_open()
+        error = _native.new_error()
+        self._check(_native.core().lib.ane_sched_micro_step(self._handle, error), error)
+
+    # ------------------------------ questions ------------------------------
+
+    def _state(self) -> Any:
+        self._need_open()
+        c, error = _native.core(), _native.new_error()
+        out = c.ffi.new("AneSchedState *")
+        self._check(c.lib.ane_sched_state(self._handle, out, error), error)
+        return out
+
+    @property
+    def generation(self) -> int:
+        """Version of the weights the active generation was baked from."""
+        return int(self._state().active)
+
+    @property
+    def newest(self) -> int:
+        """Version of the newest weights given to :meth:`step`."""
+        return int(self._state().newest)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether a background compile is under way."""
+        return int(self._state().slot) == int(_native.core().lib.ANE_SLOT_COMPILING)
+
+    def drain_trace(self) -> list[TraceEvent]:
+        """Take the trace events recorded since the last call (needs ``trace=N``)."""
+        self._need_open()
+        c, error = _native.core(), _native.new_error()
+        size = 4096
+        buffer, n, lost = c.ffi.new("AneEvent[]", size), c.ffi.new("int32_t *"), c.ffi.new("int64_t *")
+        made: list[TraceEvent] = []
+        while True:
+            self._check(c.lib.ane_sched_trace(self._handle, buffer, size, n, lost, error), error)
+            for i in range(int(n[0])):
+                e = buffer[i]
+                kernel = self._names[e.kernel] if e.kernel >= 0 else None
+                made.append(
+                    TraceEvent(
+                        _EVENT_KINDS[e.kind], kernel, int(e.version), int(e.begin_ns), int(e.end_ns), int(e.thread)
+                    )
+                )
+            if int(lost[0]):
+                log.warning("trace: %d events did not fit and were dropped", int(lost[0]))
+            if int(n[0]) < size:
+                return made
+
+    # ------------------------------ life ------------------------------
+
+    def _check(self, status: int, error: Any) -> int:
+        return _native.check(status, error, self._names, self.engine.name)
+
+    def _need_open(self) -> None:
+        if not self._handle:
+            raise ClosedError("the trainer is closed")
+
+    def close(self, timeout: float | None = None) -> None:
+        """Wait for the background compile, unload everything. May be called twice.
+
+        Args:
+            timeout: seconds to wait at most; None waits as long as it takes (Ctrl-C works).
+        """
+        if not self._handle:
+            return
+        c, error = _native.core(), _native.new_error()
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            status = c.lib.ane_sched_close(self._handle, _native.SLICE_MS, error)
+            if status != c.lib.ANE_AGAIN or (until is not None and time.monotonic() >= until):
+                break
+        self._handle = 0
+        _open_trainers.discard(self)
+        self._versions.clear()
+        self._spare.clear()
+
+    def __enter__(self) -> DoubleBufferedTrainer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", 0):
+            warnings.warn("a DoubleBufferedTrainer was not closed", ResourceWarning, stacklevel=2)
+            try:
+                self.close(timeout=_EXIT_SECONDS)
+            except (AneError, AttributeError, TypeError):
+                pass  # the interpreter is going down
+
+    def __repr__(self) -> str:
+        if not self._handle:
+            return f"<DoubleBufferedTrainer on {self.engine.label}, closed>"
+        return (
+            f"<DoubleBufferedTrainer on {self.engine.label}: {len(self.kernels)} kernels, "
+            f"generation {self.generation} of {self.newest}, staleness {self.staleness}>"
+        )
+
+
+_open_trainers: weakref.WeakSet[DoubleBufferedTrainer] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Bounded: a compile that hangs must not keep the interpreter from ending."""
+    for trainer in list(_open_trainers):
+        try:
+            trainer.close(timeout=_EXIT_SECONDS)
+        except AneError:
+            pass  # a forked child: its parent closes

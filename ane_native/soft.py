@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""Settings and counters of softane, the software Neural Engine.
+
+These exist only where softane runs; Apple's engine has no such door. Names, values and
+defaults are listed in ``softane/include/softane.h``::
+
+    from ane_native import soft
+    soft.set("compile_limit", 0)     # lift the limit of compiles per process
+    soft.set("timing", "m4")         # compile, load and evaluate take what an M4 takes
+    soft.get("evals")
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_library: ctypes.CDLL | None = None
+
+
+def library_path() -> Path:
+    """Where the packaged softane lies (it may not exist)."""
+    return Path(__file__).with_name("libsoftane.dylib" if sys.platform == "darwin" else "libsoftane.so")
+
+
+def blas_path() -> Path | None:
+    """The BLAS of the scipy-openblas32 wheel, or None when it is not installed."""
+    spec = importlib.util.find_spec("scipy_openblas32")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
+    found = sorted(folder.glob("libscipy_openblas*.so")) + sorted(folder.glob("libscipy_openblas*.dylib"))
+    return found[0] if found else None
+
+
+def prepare(path: Path | str | None = None) -> ctypes.CDLL:
+    """Load softane's library (once) and say where BLAS is.
+
+    Raises:
+        EngineOpenError: the library does not exist or cannot be loaded.
+    """
+    global _library
+    if _library is None:
+        from .errors import EngineOpenError
+
+        blas = blas_path()
+        if blas is not None:
+            os.environ.setdefault("SOFTANE_BLAS", str(blas))
+        try:
+            library = ctypes.CDLL(str(path or library_path()))
+        except OSError as error:
+            raise EngineOpenError(f"softane cannot be loaded: {error}") from error
+        library.softane_set.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+        library.softane_get.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+        library.softane_version.restype = ctypes.c_char_p
+        _library = library
+    return _library
+
+
+def version() -> str:
+    """softane's version."""
+    return str(prepare().softane_version().decode())
+
+
+def set(key: str, value: object) -> None:
+    """Change one setting; ``None`` restores its default.
+
+    Raises:
+        ValueError: softane does not know the key, or does not take the value.
+    """
+    text = None if value is None else str(value).encode()
+    if prepare().softane_set(key.encode(), text) != 0:
+        raise ValueError(f"softane setting {key!r} does not exist or does not take {value!r}")
+    if key == "compile_limit":
+        from .engine import Engine
+
+        Engine.refresh_limit()
+
+
+def get(key: str) -> str:
+    """Read a setting or a counter as text.
+
+    Raises:
+        ValueError: softane does not know the key.
+    """
+    buffer = ctypes.create_string_buffer(4096)
+    if prepare().softane_get(key.encode(), buffer, len(buffer)) != 0:
+        raise ValueError(f"softane has no setting or counter {key!r}")
+    return buffer.value.decode()
+
+
+@contextmanager
+def using(**settings: object) -> Iterator[None]:
+    """Change settings for a while: ``with soft.using(timing="m4", timing_scale=0.1): ...``"""
+    before = {key: get(key) for key in settings}
+    try:
+        for key, value in settings.items():
+            set(key, value)
+        yield
+    finally:
+        for key, text in before.items():
+            set(key, text)
