@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Models written as kernels: their MIL, their wiring, their parameters."""
