@@ -2,9 +2,11 @@
 /* mil.h - the map of the MIL front end: text in, typed program out.
  *
  *   lex.c      characters -> tokens with positions
- *   parse.c    tokens -> SaProgram (grammar only: no shapes, no limits)
+ *   parse.c    tokens -> SaProgram (grammar only: no shapes, no limits);
+ *              parse_value.c types and constants, literal.c single numbers
+ *   value.c    types, and the operands of an operation
  *   optable.c  the one table of operations: operands, rules
- *   type.c     infers every result type, compares it with the declared one
+ *   type.c     infers every result type; type_math.c, type_shape.c the rules
  *   check.c    validator: named constants, live outputs, device limits
  *   blob.c     weight files: container with bounds checks -> constant bytes
  *   print.c    SaProgram -> text (round trip)
@@ -145,6 +147,18 @@ bool sa_op_float(const SaOp *op, const char *key, float *out);
 bool sa_op_string(const SaOp *op, const char *key, const char **out);
 /* Writes up to cap integers, returns their number, -1 when absent. */
 int sa_op_ints(const SaOp *op, const char *key, int64_t *out, int cap);
+/* The same for a vector of booleans (begin_mask, …). */
+int sa_op_bools(const SaOp *op, const char *key, bool *out, int cap);
+
+/* What a slice operation takes from x, per axis of x: elements begin,
+ * begin + step, … (count of them); `drop` when the axis is squeezed away. For
+ * slice_by_size and slice_by_index that passed the check; false otherwise. */
+typedef struct {
+    int rank;
+    int64_t begin[SA_MAX_RANK], step[SA_MAX_RANK], count[SA_MAX_RANK];
+    bool drop[SA_MAX_RANK];
+} SaSlice;
+bool sa_op_slice(const SaOp *op, SaSlice *out);
 
 const char *sa_op_name(SaOpId id);
 bool sa_op_lookup(const char *name, SaOpId *out);

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+/* type_math.c - rules of the operations that compute: products, elementwise,
+ * reductions, norms. Each rule may assume what type.c has checked: required
+ * operands are there, with the kinds and dtypes of the table. */
+#include "mil_internal.h"
+
+#include <string.h>
+
+/* ============================== Elementwise =============================== */
+
+/* out = type of x */
+SaStatus sa_rule_same(SaRuleCtx *c) {
+    c->out[0] = *sa_rule_type(c, "x");
+    return SA_OK;
+}
+
+/* out = broadcast of operands `a` and `b`, with the dtype of a */
+static SaStatus broadcast_of(SaRuleCtx *c, const char *a, const char *b, const SaType *ta, const SaType *tb, SaType *out) {
+    memset(out, 0, sizeof *out);
+    out->dtype = ta->dtype;
+    if (sa_dims_broadcast(ta->dim, ta->rank, tb->dim, tb->rank, out->dim, &out->rank))
+        return SA_OK;
+    char left[96], right[96];
+    sa_type_format(ta, left, sizeof left);
+    sa_type_format(tb, right, sizeof right);
+    return sa_rule_fail(c, SA_E_SHAPE, b, "%s does not broadcast with %s of '%s'", right, left, a);
+}
+
+SaStatus sa_rule_binary(SaRuleCtx *c) {
+    return broadcast_of(c, "x", "y", sa_rule_type(c, "x"), sa_rule_type(c, "y"), &c->out[0]);
+}
+
+/* The same, giving bool. */
+SaStatus sa_rule_compare(SaRuleCtx *c) {
+    SA_TRY(sa_rule_binary(c));
+    c->out[0].dtype = SA_BOOL;
+    return SA_OK;
+}
+
+/* cond, a and b broadcast; dtype of a */
+SaStatus sa_rule_select(SaRuleCtx *c) {
+    SaType both;
+    SA_TRY(broadcast_of(c, "a", "b", sa_rule_type(c, "a"), sa_rule_type(c, "b"), &both));
+    return broadcast_of(c, "a", "cond", &both, sa_rule_type(c, "cond"), &c->out[0]);
+}
+
+/* alpha is the lower bound, beta the upper */
+SaStatus sa_rule_clip(SaRuleCtx *c) {
+    float lo = 0, hi = 0;
+    sa_op_float(c->op, "alpha", &lo);
+    sa_op_float(c->op, "beta", &hi);
+    if (lo > hi)
+        return sa_rule_fail(c, SA_E_OPERAND, "beta", "is below alpha");
+    return sa_rule_same(c);
+}
+
+SaStatus sa_rule_gelu(SaRuleCtx *c) {
+    static const char *const modes[] = {"EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION", NULL};
+    SA_TRY(sa_rule_one_of(c, "mode", modes));
+    return sa_rule_same(c);
+}
+
+/* alpha [C], C = axis 1 of x */
+SaStatus sa_rule_prelu(SaRuleCtx *c) {
+    const SaType *x = sa_rule_type(c, "x"), *alpha = sa_rule_type(c, "alpha");
+    if (x->rank < 3)
+        return sa_rule_fail(c, SA_E_SHAPE, "x", "rank 3 or more is needed, got %d", x->rank);
+    if (alpha->rank != 1 || alpha->dim[0] != x->dim[1])
+        return sa_rule_fail(c, SA_E_SHAPE, "alpha", "expected a vector of %lld channels", (long long)x->dim[1]);
+    return sa_rule_same(c);
+}
+
+SaStatus sa_rule_cast(SaRuleCtx *c) {
+    static const char *const targets[] = {"fp16", "fp32", "bool", "int8", "uint8", NULL};
+    static const SaDtype dtypes[] = {SA_FP16, SA_FP32, SA_BOOL, SA_INT8, SA_UINT8};
+    const char *to = "";
+    SA_TRY(sa_rule_one_of(c, "dtype", targets));
+    sa_op_string(c->op, "dtype", &to);
+    SA_TRY(sa_rule_same(c));
+    for (int i = 0; targets[i]; i++)
+        if (strcmp(targets[i], to) == 0)
+            c->out[0].dtype = dtypes[i];
+    return SA_OK;
+}
+
+/* ============================== Along axes ================================ */
+
+/* Listed axes become 1, or go when keep_dims is false. */
+SaStatus sa_rule_reduce(SaRuleCtx *c) {
+    const SaType *x = sa_rule_type(c, "x");
+    SaType *out = &c->out[0];
+    bool keep = false;
+    unsigned mask;
+    SA_TRY(sa_rule_axes(c, "axes", x->rank, &mask));
+    sa_op_bool(c->op, "keep_dims", &keep);
+    memset(out, 0, sizeof *out);
+    out->dtype = x->dtype;
+    for (int i = 0; i < x->rank; i++) {
+        bool gone = mask & (1u << i);
+        if (!gone || keep)
+            out->dim[out->rank++] = gone ? 1 : x->dim[i];
+    }
+    return SA_OK;
+}
+
+SaStatus sa_rule_softmax(SaRuleCtx *c) {
+    int64_t axis = -1;
+    int at;
+    sa_op_int(c->op, "axis", &axis);
+    SA_TRY(sa_rule_axis(c, "axis", axis, sa_rule_type(c, "x")->rank, &at));
+    return sa_rule_same(c);
+}
+
+/* gamma and beta have the normalised axes of x, in order */
+static SaStatus check_affine(SaRuleCtx *c, const char *key, const SaType *x, unsigned mask) {
+    const SaType *t = sa_rule_type(c, key);
+    if (!t)
+        return SA_OK;
+    int n = 0;
+    bool good = true;
+    for (int i = 0; i < x->rank; i++)
+        if (mask & (1u << i)) {
+            good = good && n < t->rank && t->dim[n] == x->dim[i];
+            n++;
+        }
+    if (!good || n != t->rank)
+        return sa_rule_fail(c, SA_E_SHAPE, key, "expected the shape of the normalised axes");
+    return SA_OK;
+}
+
+SaStatus sa_rule_layer_norm(SaRuleCtx *c) {
+    const SaType *x = sa_rule_type(c, "x");
+    unsigned mask;
+    SA_TRY(sa_rule_axes(c, "axes", x->rank, &mask));
+    SA_TRY(check_affine(c, "gamma", x, mask));
+    SA_TRY(check_affine(c, "beta", x, mask));
+    return sa_rule_same(c);
+}
+
+/* over the last three axes */
+SaStatus sa_rule_l2_norm(SaRuleCtx *c) {
+    if (sa_rule_type(c, "x")->rank < 3)
+        return sa_rule_fail(c, SA_E_SHAPE, "x", "rank 3 or more is needed, got %d", sa_rule_type(c, "x")->rank);
+    return sa_rule_same(c);
+}
+
+/* ============================== Convolution =============================== */
+
+/* The window of a convolution along its spatial axes. */
+typedef struct {
+    int n; /* spatial axes: 1 or 2 */
+    int64_t stride[2], dilation[2], pad[4];
+    const char *pad_type;
+} Window;
+
+/* Optional positive integers, one per spatial axis; default 1. */
+static SaStatus window_ints(SaRuleCtx *c, const char *key, int n, int64_t *out) {
+    for (int i = 0; i < n; i++)
+        out[i] = 1;
+    if (!sa_op_arg(c->op, key))
+        return SA_OK;
+    SA_TRY(sa_rule_ints(c, key, out, n));
+    for (int i = 0; i < n; i++)
+        if (out[i] < 1)
+            return sa_rule_fail(c, SA_E_OPERAND, key, "must be 1 or more, got %lld", (long long)out[i]);
+    return SA_OK;
+}
+
+/* Strides, dilations and padding. `pad` counts for pad_type "custom" only, but
+ * must always be well-formed. */
+static SaStatus window_read(SaRuleCtx *c, Window *w) {
+    static const char *const types[] = {"valid", "custom", "same", NULL};
+    w->pad_type = "valid";
+    SA_TRY(sa_rule_one_of(c, "pad_type", types));
+    sa_op_string(c->op, "pad_type", &w->pad_type);
+    SA_TRY(window_ints(c, "strides", w->n, w->stride));
+    SA_TRY(window_ints(c, "dilations", w->n, w->dilation));
+    bool custom = strcmp(w->pad_type, "custom") == 0;
+    if (sa_op_arg(c->op, "pad")) {
+        SA_TRY(sa_rule_ints(c, "pad", w->pad, 2 * w->n));
+        for (int i = 0; i < 2 * w->n; i++)
+            if (w->pad[i] < 0)
+                return sa_rule_fail(c, SA_E_OPERAND, "pad", "must not be negative, got %lld", (long long)w->pad[i]);
+    } else if (custom) {
+        return sa_rule_fail(c, SA_E_OPERAND, "pad", "missing, pad_type \"custom\" needs it");
+    }
+    if (!custom)
+        memset(w->pad, 0, sizeof w->pad);
+    return SA_OK;
+}
+
+/* One spatial axis: floor((in + pads - dilation (k-1) - 1) / stride) + 1, or
+ * ceil(in / stride) for "same". All terms stay below 2^63: dims and operands
+ * are at most 2^31 and the product is checked. */
+static SaStatus window_size(SaRuleCtx *c, const Window *w, int i, int64_t in, int64_t k, int64_t *out) {
+    if (strcmp(w->pad_type, "same") == 0) {
+        *out = (in - 1) / w->stride[i] + 1;
+        return SA_OK;
+    }
+    int64_t span, room;
+    if (__builtin_mul_overflow(w->dilation[i], k - 1, &span) ||
+        __builtin_add_overflow(in, w->pad[2 * i], &room) ||
+        __builtin_add_overflow(room, w->pad[2 * i + 1], &room))
+        return sa_rule_fail(c, SA_E_LIMIT, NULL, "window too large");
+    if (span >= room)
+        return sa_rule_fail(c, SA_E_SHAPE, "weight", "a window of %lld does not fit into %lld", (long long)span + 1,
+                            (long long)room);
+    *out = (room - span - 1) / w->stride[i] + 1;
+    return SA_OK;
+}
+
+/* x [N, C, (H,) W] · weight [O, C/groups, (kh,) kw] -> [N, O, …] */
+SaStatus sa_rule_conv(SaRuleCtx *c) {
+    const SaType *x = sa_rule_type(c, "x"), *weight = sa_rule_type(c, "weight");
+    bool baked = sa_op_value(c->op, "weight")->constant != NULL;
+    int64_t groups = 1;
+    if (x->rank != 3 && x->rank != 4)
+        return sa_rule_fail(c, SA_E_SHAPE, "x", "rank 3 or 4 is needed, got %d", x->rank);
+    if (weight->rank != x->rank)
+        return sa_rule_fail(c, SA_E_SHAPE, "weight", "rank %d is needed, got %d", x->rank, weight->rank);
+    sa_op_int(c->op, "groups", &groups);
+    if (groups < 1 || x->dim[1] % groups || weight->dim[0] % groups)
+        return sa_rule_fail(c, SA_E_SHAPE, "groups", "%lld groups do not divide %lld input and %lld output channels",
+                            (long long)groups, (long long)x->dim[1], (long long)weight->dim[0]);
+    if (weight->dim[1] != x->dim[1] / groups)
+        return sa_rule_fail(c, SA_E_SHAPE, "weight", "has %lld input channels per group, expected %lld",
+                            (long long)weight->dim[1], (long long)(x->dim[1] / groups));
+    if (x->dim[1] > c->limits->max_conv_in)
+        return sa_rule_fail(c, SA_E_LIMIT, "x", "%lld input channels, at most %lld are allowed", (long long)x->dim[1],
+                            (long long)c->limits->max_conv_in);
+    if (weight->dim[weight->rank - 1] > c->limits->max_kernel_width)
+        return sa_rule_fail(c, SA_E_LIMIT, "weight", "kernel width %lld, at most %lld is allowed",
+                            (long long)weight->dim[weight->rank - 1], (long long)c->limits->max_kernel_width);
+    if (!baked && (groups != 1 || x->dim[0] != 1)) /* facts: refused by the engine */
+        return sa_rule_fail(c, SA_E_LIMIT, "weight", "a computed weight needs groups 1 and batch 1");
+
+    Window w = {.n = x->rank - 2};
+    SA_TRY(window_read(c, &w));
+    c->out[0] = *x;
+    c->out[0].dim[1] = weight->dim[0];
+    for (int i = 0; i < w.n; i++)
+        SA_TRY(window_size(c, &w, i, x->dim[2 + i], weight->dim[2 + i], &c->out[0].dim[2 + i]));
+    return SA_OK;
+}
+
+/* ============================== Products ================================== */
+
+/* [.., M, K] · [.., K, N] after the flags; leading axes broadcast */
+SaStatus sa_rule_matmul(SaRuleCtx *c) {
+    const SaType *x = sa_rule_type(c, "x"), *y = sa_rule_type(c, "y");
+    SaType *out = &c->out[0];
+    bool tx = false, ty = false;
+    if (x->rank < 2)
+        return sa_rule_fail(c, SA_E_SHAPE, "x", "rank 2 or more is needed, got %d", x->rank);
+    if (y->rank < 2)
+        return sa_rule_fail(c, SA_E_SHAPE, "y", "rank 2 or more is needed, got %d", y->rank);
+    sa_op_bool(c->op, "transpose_x", &tx);
+    sa_op_bool(c->op, "transpose_y", &ty);
+    int64_t m = x->dim[x->rank - (tx ? 1 : 2)], k = x->dim[x->rank - (tx ? 2 : 1)];
+    int64_t k2 = y->dim[y->rank - (ty ? 1 : 2)], n = y->dim[y->rank - (ty ? 2 : 1)];
+    if (k != k2)
+        return sa_rule_fail(c, SA_E_SHAPE, "y", "contracts %lld elements, x has %lld", (long long)k2, (long long)k);
+    memset(out, 0, sizeof *out);
+    out->dtype = x->dtype;
+    if (!sa_dims_broadcast(x->dim, x->rank - 2, y->dim, y->rank - 2, out->dim, &out->rank))
+        return sa_rule_fail(c, SA_E_SHAPE, "y", "the batch axes of x and y do not broadcast");
+    out->dim[out->rank++] = m;
+    out->dim[out->rank++] = n;
+    return SA_OK;
+}
+
+/* x [.., I] · weight [O, I] + bias [O] -> [.., O] */
+SaStatus sa_rule_linear(SaRuleCtx *c) {
+    const SaType *x = sa_rule_type(c, "x"), *weight = sa_rule_type(c, "weight"), *bias = sa_rule_type(c, "bias");
+    if (x->rank < 1)
+        return sa_rule_fail(c, SA_E_SHAPE, "x", "rank 1 or more is needed");
+    if (weight->rank != 2 || weight->dim[1] != x->dim[x->rank - 1])
+        return sa_rule_fail(c, SA_E_SHAPE, "weight", "expected [out, %lld]", (long long)x->dim[x->rank - 1]);
+    if (bias && (bias->rank != 1 || bias->dim[0] != weight->dim[0]))
+        return sa_rule_fail(c, SA_E_SHAPE, "bias", "expected a vector of %lld", (long long)weight->dim[0]);
+    c->out[0] = *x;
+    c->out[0].dim[x->rank - 1] = weight->dim[0];
+    return SA_OK;
+}
