@@ -7,6 +7,7 @@ top. Nothing here is public.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ def core() -> Any:
     global _core
     if _core is None:
         try:
-            from . import _core as module
+            module = importlib.import_module("ane_native._core")
         except ImportError as error:
             raise errors.EngineOpenError(
                 f"ane_native's compiled core cannot be loaded: {error}\n"
@@ -63,7 +64,7 @@ def sliced(call: Callable[[], int]) -> int:
     def work() -> None:
         try:
             result.append(call())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
             failure.append(error)
         finally:
             done.set()

@@ -20,9 +20,7 @@ from .errors import EngineOpenError
 
 #: Where Apple's framework is found (it exists in the system's shared cache, not as a file);
 #: source: maderix/ANE training/ane_runtime.h.
-APPLE_PATH = (
-    "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine"
-)
+APPLE_PATH = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine"
 #: Compiles one process may make on Apple's engine, as reported (disputed) by maderix/ANE and
 #: others. ``ANE_NATIVE_COMPILE_LIMIT`` overrides it; 0 means no limit.
 APPLE_COMPILE_LIMIT = 119
@@ -84,10 +82,14 @@ def resolve(name: str | None = None) -> str:
     if name == "softane":
         path = soft.library_path()
         if not path.exists():
-            raise EngineOpenError(f"softane is not installed: {path} does not exist; build the package first")
+            raise EngineOpenError(
+                f"softane is not installed: {path} does not exist; build the package first"
+            )
         return str(path)
     if "/" not in name:
-        raise EngineOpenError(f"engine {name!r}: expected 'softane', 'apple' or a path with a slash in it")
+        raise EngineOpenError(
+            f"engine {name!r}: expected 'softane', 'apple' or a path with a slash in it"
+        )
     return name
 
 
@@ -137,7 +139,9 @@ class Engine:
         else:
             text = os.environ.get("ANE_NATIVE_COMPILE_LIMIT", str(APPLE_COMPILE_LIMIT))
             if not text.isdigit():
-                raise EngineOpenError(f"ANE_NATIVE_COMPILE_LIMIT={text!r}: expected a whole number, 0 for no limit")
+                raise EngineOpenError(
+                    f"ANE_NATIVE_COMPILE_LIMIT={text!r}: expected a whole number, 0 for no limit"
+                )
             limit = int(text)
         error = _native.new_error()
         _native.check(_native.core().lib.ane_engine_set_compile_limit(limit, error), error)
@@ -161,7 +165,15 @@ class Engine:
             "chip": c.ffi.string(out.chip).decode(),
             "gcd": c.ffi.string(out.gcd).decode(),
         }
-        for key in ("engine_count", "core_count", "compiles", "compile_failures", "loads", "loaded", "evals"):
+        for key in (
+            "engine_count",
+            "core_count",
+            "compiles",
+            "compile_failures",
+            "loads",
+            "loaded",
+            "evals",
+        ):
             made[key] = int(getattr(out, key))
         made["compile_limit"] = int(out.compile_limit) or None
         if self.name.startswith("softane"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -60,9 +60,13 @@ def _ports(kernel: str, what: str, given: Mapping[str, Any]) -> tuple[Port, ...]
             shape, dtype = value
         shape = tuple(int(n) for n in shape)
         if not 1 <= len(shape) <= 4 or any(n < 1 for n in shape):
-            raise ValueError(f"kernel {kernel!r}, {what} {name!r}: shape {shape}, expected 1 to 4 axes of at least 1")
+            raise ValueError(
+                f"kernel {kernel!r}, {what} {name!r}: shape {shape}, expected 1 to 4 axes of at least 1"
+            )
         if dtype not in ("float16", "float32"):
-            raise ValueError(f"kernel {kernel!r}, {what} {name!r}: dtype {dtype!r}, expected float16 or float32")
+            raise ValueError(
+                f"kernel {kernel!r}, {what} {name!r}: dtype {dtype!r}, expected float16 or float32"
+            )
         made.append(Port(name, shape, dtype))
     return tuple(made)
 
@@ -112,8 +116,14 @@ class Kernel:
         self.outputs = _ports(name, "output", outputs)
         self.weights: dict[str, Weight | NDArray[np.float16]] = {}
         for path, value in (weights or {}).items():
-            if not path.startswith(WEIGHTS_PREFIX) or "/" in path[len(WEIGHTS_PREFIX) :] or len(path) == len(WEIGHTS_PREFIX):
-                raise ValueError(f"kernel {name!r}: weight path {path!r}, expected {WEIGHTS_PREFIX}NAME")
+            if (
+                not path.startswith(WEIGHTS_PREFIX)
+                or "/" in path[len(WEIGHTS_PREFIX) :]
+                or len(path) == len(WEIGHTS_PREFIX)
+            ):
+                raise ValueError(
+                    f"kernel {name!r}: weight path {path!r}, expected {WEIGHTS_PREFIX}NAME"
+                )
             if isinstance(value, str):
                 value = Weight(value)
             if isinstance(value, Weight):
@@ -159,7 +169,9 @@ class KernelSet:
         self.index: dict[str, int] = {}
         for i, kernel in enumerate(self.kernels):
             if not isinstance(kernel, Kernel):
-                raise TypeError(f"kernel {i} of the set is {type(kernel).__name__}, expected Kernel")
+                raise TypeError(
+                    f"kernel {i} of the set is {type(kernel).__name__}, expected Kernel"
+                )
             if kernel.name in self.index:
                 raise ValueError(f"two kernels are named {kernel.name!r}")
             self.index[kernel.name] = i
@@ -202,11 +214,15 @@ class KernelSet:
 class CKernels:
     """A kernel set as C structures; keeps alive what they point to."""
 
-    def __init__(self, kernels: Sequence[Kernel], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(
+        self, kernels: Sequence[Kernel], weights: Mapping[str, NDArray[np.float32]]
+    ) -> None:
         ffi, lib = _native.core().ffi, _native.core().lib
         self._keep: list[Any] = []
         self.names = list(
-            dict.fromkeys(w.name for k in kernels for w in k.weights.values() if isinstance(w, Weight))
+            dict.fromkeys(
+                w.name for k in kernels for w in k.weights.values() if isinstance(w, Weight)
+            )
         )
         for name in self.names:
             if name not in weights:
@@ -353,7 +369,10 @@ def make_surface(port: Port) -> Surface:
     shape = [*port.shape, *([1] * (4 - len(port.shape)))]
     name = c.ffi.new("char[]", port.name.encode())
     dtype = c.lib.ANE_F16 if port.dtype == "float16" else c.lib.ANE_F32
-    out, description = c.ffi.new("AneHandle *"), c.ffi.new("AnePort *", [name, dtype, len(port.shape), shape])
+    out, description = (
+        c.ffi.new("AneHandle *"),
+        c.ffi.new("AnePort *", [name, dtype, len(port.shape), shape]),
+    )
     _native.check(c.lib.ane_surface_create(description, out, error), error)
     return Surface(int(out[0]), port, owned=True)
 
@@ -361,6 +380,7 @@ def make_surface(port: Port) -> Surface:
 # ============================== one program ==============================
 
 
+@final
 class Program:
     """One kernel, compiled and loaded with one set of weights.
 
@@ -380,7 +400,13 @@ class Program:
         ...     y = program.eval(x)
     """
 
-    def __init__(self, kernel: Kernel, weights: Mapping[str, ArrayLike] | None = None, *, qos: int = FOREGROUND_QOS) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        weights: Mapping[str, ArrayLike] | None = None,
+        *,
+        qos: int = FOREGROUND_QOS,
+    ) -> None:
         self._handle = 0
         self.kernel = kernel
         self.engine = Engine()
@@ -390,15 +416,23 @@ class Program:
         c, error = _native.core(), _native.new_error()
         described = CKernels([kernel], arrays)
         out = c.ffi.new("AneHandle *")
-        status = c.lib.ane_program_create(described.array, described.pointers(arrays), len(described.names), out, error)
+        status = c.lib.ane_program_create(
+            described.array, described.pointers(arrays), len(described.names), out, error
+        )
         self._check(status, error)
         self._handle = int(out[0])
         try:
-            self._check(_native.sliced(lambda: int(c.lib.ane_program_load(self._handle, qos, error))), error)
+            self._check(
+                _native.sliced(lambda: int(c.lib.ane_program_load(self._handle, qos, error))), error
+            )
             for port in (*kernel.inputs, *kernel.outputs):
                 self.surfaces[port.name] = make_surface(port)
-            self._inputs = c.ffi.new("AneHandle[]", [self.surfaces[p.name]._handle for p in kernel.inputs])
-            self._outputs = c.ffi.new("AneHandle[]", [self.surfaces[p.name]._handle for p in kernel.outputs])
+            self._inputs = c.ffi.new(
+                "AneHandle[]", [self.surfaces[p.name]._handle for p in kernel.inputs]
+            )
+            self._outputs = c.ffi.new(
+                "AneHandle[]", [self.surfaces[p.name]._handle for p in kernel.outputs]
+            )
         except BaseException:
             self.close()
             raise
@@ -418,7 +452,9 @@ class Program:
         if not self._handle:
             raise ClosedError(f"program of kernel {self.kernel.name!r} is closed")
         if len(inputs) != len(self.kernel.inputs):
-            raise ValueError(f"kernel {self.kernel.name!r}: expected {len(self.kernel.inputs)} inputs, got {len(inputs)}")
+            raise ValueError(
+                f"kernel {self.kernel.name!r}: expected {len(self.kernel.inputs)} inputs, got {len(inputs)}"
+            )
         for port, value in zip(self.kernel.inputs, inputs, strict=True):
             self.surfaces[port.name].write(value)
         self.run()
@@ -431,7 +467,13 @@ class Program:
             raise ClosedError(f"program of kernel {self.kernel.name!r} is closed")
         c, error = _native.core(), _native.new_error()
         status = c.lib.ane_program_eval(
-            self._handle, self._inputs, len(self.kernel.inputs), self._outputs, len(self.kernel.outputs), self._qos, error
+            self._handle,
+            self._inputs,
+            len(self.kernel.inputs),
+            self._outputs,
+            len(self.kernel.outputs),
+            self._qos,
+            error,
         )
         self._check(status, error)
 
@@ -454,7 +496,9 @@ class Program:
         buffer = c.ffi.new("char[]", 256)
         names = []
         for i in range(len(self.kernel.outputs if outputs else self.kernel.inputs)):
-            self._check(c.lib.ane_program_symbol(self._handle, int(outputs), i, buffer, 256, error), error)
+            self._check(
+                c.lib.ane_program_symbol(self._handle, int(outputs), i, buffer, 256, error), error
+            )
             names.append(c.ffi.string(buffer).decode())
         return names
 
@@ -475,7 +519,11 @@ class Program:
 
     def __del__(self) -> None:
         if getattr(self, "_handle", 0):
-            warnings.warn(f"program of kernel {self.kernel.name!r} was not closed", ResourceWarning, stacklevel=2)
+            warnings.warn(
+                f"program of kernel {self.kernel.name!r} was not closed",
+                ResourceWarning,
+                stacklevel=2,
+            )
             try:
                 _native.core().lib.ane_close(self._handle, _native.core().ffi.NULL)
             except (AneError, AttributeError, TypeError):

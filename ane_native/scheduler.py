@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -186,10 +186,11 @@ def _stats(out: Any, engine: str) -> BatchStats:
         budget_left=max(0, limit - int(out.compiles_used)) if limit else None,
         programs_loaded=int(out.programs_loaded),
         engine=engine,
-        **latencies,  # type: ignore[arg-type]
+        **latencies,
     )
 
 
+@final
 class DoubleBufferedTrainer:
     """Two generations of a kernel set: one evaluates, the next compiles in the background.
 
@@ -239,7 +240,9 @@ class DoubleBufferedTrainer:
         self._handle = 0
         if not isinstance(kernels, KernelSet):
             raise TypeError(f"kernels: expected a KernelSet, got {type(kernels).__name__}")
-        if staleness is not None and (isinstance(staleness, bool) or not isinstance(staleness, int) or staleness < 0):
+        if staleness is not None and (
+            isinstance(staleness, bool) or not isinstance(staleness, int) or staleness < 0
+        ):
             raise ValueError(f"staleness {staleness!r}: expected 0, 1, 2, … or None")
         self.kernels = kernels
         self.staleness = staleness
@@ -265,10 +268,20 @@ class DoubleBufferedTrainer:
         counts = c.ffi.new("int64_t[]", [first[n].size for n in self._c.names] or [0])
         wires = c.ffi.new("AneWire[]", kernels.wires or [(0, 0, 0, 0)])
         bound = -1 if staleness is None else staleness
-        options = c.ffi.new("AneSchedOptions *", [bound, background_qos, foreground_qos, int(canary), int(trace)])
+        options = c.ffi.new(
+            "AneSchedOptions *", [bound, background_qos, foreground_qos, int(canary), int(trace)]
+        )
         out = c.ffi.new("AneHandle *")
         status = c.lib.ane_sched_create(
-            self._c.array, self._c.count, counts, len(self._c.names), wires, len(kernels.wires), options, out, error
+            self._c.array,
+            self._c.count,
+            counts,
+            len(self._c.names),
+            wires,
+            len(kernels.wires),
+            options,
+            out,
+            error,
         )
         self._check(status, error)
         self._handle = int(out[0])
@@ -286,7 +299,9 @@ class DoubleBufferedTrainer:
     def _checked(self, weights: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
         """All weights as float32 arrays, names and shapes as before; copies only what must be."""
         if not isinstance(weights, Mapping):
-            raise TypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
+            raise TypeError(
+                f"weights: expected a mapping of names to arrays, got {type(weights).__name__}"
+            )
         if self._shapes and weights.keys() != self._shapes.keys():
             missing = sorted(self._shapes.keys() - weights.keys())
             extra = sorted(str(k) for k in weights.keys() - self._shapes.keys())
@@ -295,7 +310,9 @@ class DoubleBufferedTrainer:
         for name, value in weights.items():
             array = as_float32(f"weight {name!r}", value)
             if self._shapes and array.shape != self._shapes[name]:
-                raise ValueError(f"weight {name!r}: expected shape {self._shapes[name]}, got {array.shape}")
+                raise ValueError(
+                    f"weight {name!r}: expected shape {self._shapes[name]}, got {array.shape}"
+                )
             made[name] = array
         return made
 
@@ -306,7 +323,9 @@ class DoubleBufferedTrainer:
         if handover:
             return weights, 0
         begin = time.monotonic_ns()
-        copies = self._spare.pop() if self._spare else {n: np.empty_like(w) for n, w in weights.items()}
+        copies = (
+            self._spare.pop() if self._spare else {n: np.empty_like(w) for n, w in weights.items()}
+        )
         for name, array in weights.items():
             np.copyto(copies[name], array)
         return copies, time.monotonic_ns() - begin
@@ -338,7 +357,13 @@ class DoubleBufferedTrainer:
 
     # ------------------------------ boundary ------------------------------
 
-    def _submit(self, weights: dict[str, NDArray[np.float32]] | None, version: int, snapshot_ns: int, owned: bool = True) -> None:
+    def _submit(
+        self,
+        weights: dict[str, NDArray[np.float32]] | None,
+        version: int,
+        snapshot_ns: int,
+        owned: bool = True,
+    ) -> None:
         c, error = _native.core(), _native.new_error()
         if weights is None:
             self._check(c.lib.ane_sched_submit(self._handle, c.ffi.NULL, 0, error), error)
@@ -348,7 +373,8 @@ class DoubleBufferedTrainer:
             self._owned.add(version)
         try:
             self._check(
-                c.lib.ane_sched_submit(self._handle, self._c.pointers(weights), snapshot_ns, error), error
+                c.lib.ane_sched_submit(self._handle, self._c.pointers(weights), snapshot_ns, error),
+                error,
             )
         except BaseException:
             if int(self._state().newest) < version:
@@ -358,7 +384,10 @@ class DoubleBufferedTrainer:
     def _finish(self) -> BatchStats:
         c, error = _native.core(), _native.new_error()
         out = c.ffi.new("AneBatchStats *")
-        while self._check(c.lib.ane_sched_finish(self._handle, _native.SLICE_MS, out, error), error) == c.lib.ANE_AGAIN:
+        while (
+            self._check(c.lib.ane_sched_finish(self._handle, _native.SLICE_MS, out, error), error)
+            == c.lib.ANE_AGAIN
+        ):
             pass
         self.stats = _stats(out, self.engine.label)
         self._release_versions()
@@ -390,7 +419,9 @@ class DoubleBufferedTrainer:
             checked = self._checked(weights)
             c, error = _native.core(), _native.new_error()
             while True:
-                status = self._check(c.lib.ane_sched_boundary(self._handle, _native.SLICE_MS, error), error)
+                status = self._check(
+                    c.lib.ane_sched_boundary(self._handle, _native.SLICE_MS, error), error
+                )
                 if status != c.lib.ANE_AGAIN:
                     break
             if status == c.lib.ANE_SKIP:
@@ -419,7 +450,9 @@ class DoubleBufferedTrainer:
         position = self.kernels.position(kernel)
         described = self.kernels.kernels[position]
         if len(inputs) != len(described.inputs):
-            raise ValueError(f"kernel {kernel!r}: expected {len(described.inputs)} inputs, got {len(inputs)}")
+            raise ValueError(
+                f"kernel {kernel!r}: expected {len(described.inputs)} inputs, got {len(inputs)}"
+            )
         with self._locks[position]:
             for port, value in zip(described.inputs, inputs, strict=True):
                 self.surface(kernel, port.name).write(value)
@@ -437,7 +470,9 @@ class DoubleBufferedTrainer:
         c = _native.core()
         chain = self._chains.get(key)
         if chain is None:
-            chain = self._chains[key] = c.ffi.new("int32_t[]", [self.kernels.position(k) for k in key])
+            chain = self._chains[key] = c.ffi.new(
+                "int32_t[]", [self.kernels.position(k) for k in key]
+            )
         error = _native.new_error()
         self._check(c.lib.ane_sched_eval(self._handle, chain, len(key), error), error)
 
@@ -452,7 +487,10 @@ class DoubleBufferedTrainer:
             is_output, i = described.port(port)
             c, error = _native.core(), _native.new_error()
             out = c.ffi.new("AneHandle *")
-            self._check(c.lib.ane_sched_surface(self._handle, position, int(is_output), i, out, error), error)
+            self._check(
+                c.lib.ane_sched_surface(self._handle, position, int(is_output), i, out, error),
+                error,
+            )
             shape: Port = (described.outputs if is_output else described.inputs)[i]
             found = self._surfaces[key] = Surface(int(out[0]), shape, owned=False)
         return found
@@ -492,7 +530,11 @@ class DoubleBufferedTrainer:
         self._need_open()
         c, error = _native.core(), _native.new_error()
         size = 4096
-        buffer, n, lost = c.ffi.new("AneEvent[]", size), c.ffi.new("int32_t *"), c.ffi.new("int64_t *")
+        buffer, n, lost = (
+            c.ffi.new("AneEvent[]", size),
+            c.ffi.new("int32_t *"),
+            c.ffi.new("int64_t *"),
+        )
         made: list[TraceEvent] = []
         while True:
             self._check(c.lib.ane_sched_trace(self._handle, buffer, size, n, lost, error), error)
@@ -501,7 +543,12 @@ class DoubleBufferedTrainer:
                 kernel = self._names[e.kernel] if e.kernel >= 0 else None
                 made.append(
                     TraceEvent(
-                        _EVENT_KINDS[e.kind], kernel, int(e.version), int(e.begin_ns), int(e.end_ns), int(e.thread)
+                        _EVENT_KINDS[e.kind],
+                        kernel,
+                        int(e.version),
+                        int(e.begin_ns),
+                        int(e.end_ns),
+                        int(e.thread),
                     )
                 )
             if int(lost[0]):

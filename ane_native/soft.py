@@ -28,7 +28,9 @@ _library: ctypes.CDLL | None = None
 
 def library_path() -> Path:
     """Where the packaged softane lies (it may not exist)."""
-    return Path(__file__).with_name("libsoftane.dylib" if sys.platform == "darwin" else "libsoftane.so")
+    return Path(__file__).with_name(
+        "libsoftane.dylib" if sys.platform == "darwin" else "libsoftane.so"
+    )
 
 
 def blas_path() -> Path | None:
@@ -37,7 +39,9 @@ def blas_path() -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
-    found = sorted(folder.glob("libscipy_openblas*.so")) + sorted(folder.glob("libscipy_openblas*.dylib"))
+    found = sorted(folder.glob("libscipy_openblas*.so")) + sorted(
+        folder.glob("libscipy_openblas*.dylib")
+    )
     return found[0] if found else None
 
 
