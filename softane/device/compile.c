@@ -111,7 +111,7 @@ static SaStatus compile(const SaSource *src, const char *path, SaEntry **out, Sa
 static bool refuse(const SaSource *src, SaCompileWord word, const SaError *why, SaAnswer *out) {
     char line[600];
     sa_error_format(why, line, sizeof line);
-    sa_log(SA_LOG_ERROR, "softane: compile of %.64s failed: %s", src->identity, line);
+    sa_log(SA_LOG_ERROR, "compile of %.64s failed: %s", src->identity, line);
     sa_device()->compile_failures++;
     return sa_answer_compile(out, word, src->directory, why);
 }
@@ -156,7 +156,7 @@ bool sa_compile_run(const SaSource *src, SaEntry **pin, SaAnswer *out) {
         return refuse(src, sa_compile_word(st), &why, out);
     }
     sa_store_put(*pin);
-    sa_log(SA_LOG_INFO, "softane: compiled %.64s: %d operations, %zu weight bytes, %.3f ms", src->identity,
+    sa_log(SA_LOG_INFO, "compiled %.64s: %d operations, %zu weight bytes, %.3f ms", src->identity,
            (*pin)->ops, (*pin)->weight_bytes, (double)(sa_now_ns() - start) / 1e6);
     return out->ok = true;
 }

@@ -106,7 +106,7 @@ bool sa_device_eval(SaLoaded *loaded, const SaBinding *b, unsigned qos, SaAnswer
     unsigned status = run(loaded->entry, b, qos, &why);
     sa_loaded_leave(loaded);
     if (status) {
-        sa_log(SA_LOG_ERROR, "softane: evaluate failed, status 0x%x: %s", status, why.text);
+        sa_log(SA_LOG_ERROR, "evaluate failed, status 0x%x: %s", status, why.text);
         return sa_answer_status(out, STATUS_TYPE, status, &why);
     }
     atomic_fetch_add_explicit(&sa_device()->evals, 1, memory_order_relaxed);

@@ -112,7 +112,7 @@ static bool load(const SaSource *src, SaLoaded **loaded, SaAnswer *out) {
     if (admit(d, l, &why) != SA_OK) {
         sa_entry_unpin(entry);
         free(l);
-        sa_log(SA_LOG_ERROR, "softane: load of %.64s refused: %s", src->identity, why.text);
+        sa_log(SA_LOG_ERROR, "load of %.64s refused: %s", src->identity, why.text);
         return sa_answer_load(out, LOAD_TOO_MUCH, &why);
     }
     d->loads++;

@@ -158,7 +158,7 @@ void sa_setting_init(SaDevice *d) {
             continue;
         }
         if (text)
-            sa_log(SA_LOG_ERROR, "softane: bad value '%s' of setting '%s' in the environment, default kept", text,
+            sa_log(SA_LOG_ERROR, "bad value '%s' of setting '%s' in the environment, default kept", text,
                    settings[i].key);
         if (id != SA_SET_FAILPOINTS) /* nothing to clear */
             apply(d, id, settings[i].text);

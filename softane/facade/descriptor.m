@@ -64,11 +64,11 @@ static NSString *weights_hash(NSDictionary *weights) {
     for (id key in weights)
         if (good && [[weights objectForKey:key] isKindOfClass:[NSDictionary class]] &&
             [(NSDictionary *)[weights objectForKey:key] count] == 0) {
-            sa_log(SA_LOG_ERROR, "softane: Empty weights dictionary for index=%s", [[key description] UTF8String]);
+            sa_log(SA_LOG_ERROR, "Empty weights dictionary for index=%s", [[key description] UTF8String]);
             good = false;
         }
     if (!good) {
-        sa_log(SA_LOG_ERROR, "softane: Invalid arguments. networkText=%p : weights=%p : optionsPlist=%p", (void *)text,
+        sa_log(SA_LOG_ERROR, "Invalid arguments. networkText=%p : weights=%p : optionsPlist=%p", (void *)text,
                (void *)weights, (void *)plist);
         [self release];
         return nil;

@@ -55,7 +55,7 @@ static bool write_data(NSData *data, NSString *directory, NSString *name) {
                       ? sa_error_set(&err, SA_E_INJECTED, (SaPos){0, 0}, "failpoint facade.save")
                       : sa_file_write([path fileSystemRepresentation], bytes, [data length], &err);
     if (st != SA_OK)
-        sa_log(SA_LOG_ERROR, "softane: saveModelFiles: %s", err.text);
+        sa_log(SA_LOG_ERROR, "saveModelFiles: %s", err.text);
     return st == SA_OK;
 }
 

@@ -24,7 +24,7 @@
 @end
 
 static bool broken(const char *rule) {
-    sa_log(SA_LOG_ERROR, "softane: request refused: %s", rule);
+    sa_log(SA_LOG_ERROR, "request refused: %s", rule);
     return false;
 }
 
