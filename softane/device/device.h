@@ -205,6 +205,7 @@ bool sa_device_unload(SaLoaded *loaded, unsigned qos, SaAnswer *out);
 
 void sa_loaded_release(SaLoaded *loaded);    /* NULL is fine */
 SaLoaded *sa_loaded_find(uint64_t handle);   /* held for the caller, or NULL */
+bool sa_loaded_alive(const SaLoaded *loaded); /* counts as loaded now; false for NULL */
 
 /* Begin and end an evaluation; false when the program is gone. */
 bool sa_loaded_enter(SaLoaded *loaded);

@@ -49,6 +49,14 @@ SaLoaded *sa_loaded_find(uint64_t handle) {
     return l;
 }
 
+bool sa_loaded_alive(const SaLoaded *l) {
+    SaDevice *d = sa_device();
+    pthread_mutex_lock(&d->lock);
+    bool alive = l && l->listed;
+    pthread_mutex_unlock(&d->lock);
+    return alive;
+}
+
 /* ============================== Load ====================================== */
 
 /* Take a slot and the bytes, or say why not. */

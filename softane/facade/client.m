@@ -90,7 +90,7 @@ static _ANEClient *the_client;
     SaAnswer a;
     if (!model)
         return NO;
-    if (model->_state == 3) /* loaded already */
+    if ([model isLoadedNow])
         return YES;
     @autoreleasepool {
         SaSource src = source_of(model, options);
@@ -123,8 +123,8 @@ static _ANEClient *the_client;
             SaError why;
             sa_error_set(&why, SA_E_STATE, (SaPos){0, 0}, "the model is not loaded");
             sa_answer_code(&a, SA_DO_UNLOAD, 17, &why);
-        } else if (sa_device_unload(loaded, qos, &a)) {
-            [model resetOnUnload];
+        } else if (sa_device_unload(loaded, qos, &a) || !sa_loaded_alive(loaded)) {
+            [model resetOnUnload]; /* also when the device has lost it before */
         }
     }
     return sa_facade_finish(&a, error);

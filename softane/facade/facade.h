@@ -176,6 +176,7 @@ SA_CLASS
 - (NSIndexSet *)inputSymbolIndicesForProcedureIndex:(unsigned int)procedure;
 - (NSIndexSet *)outputSymbolIndicesForProcedureIndex:(unsigned int)procedure;
 - (void)resetOnUnload;
+- (BOOL)isLoadedNow; /* own: loaded, and the device has not vanished since */
 @end
 
 SA_CLASS

@@ -127,8 +127,11 @@ static bool write_weights(NSDictionary *weights, NSString *directory) {
     NSError *e = nil;
     @autoreleasepool {
         NSURL *url = [self saveModelFiles];
-        if (url)
-            ok = [_sharedConnection compileModel:[self freshModelAtURL:url]
+        _ANEModel *target = nil;
+        if (url) /* a loaded inner model stays: it is what unload must reach */
+            target = [_model isLoadedNow] ? [_ANEModel modelAtURL:url key:@""] : [self freshModelAtURL:url];
+        if (target)
+            ok = [_sharedConnection compileModel:target
                                          options:[self compilerOptionsWithOptions:options isCompiledModelCached:NO]
                                              qos:qos
                                            error:&e];
@@ -157,7 +160,7 @@ static bool write_weights(NSDictionary *weights, NSString *directory) {
     BOOL ok = NO;
     NSError *e = nil;
     @autoreleasepool {
-        if (_model && _model->_state == 3) /* loaded already */
+        if ([_model isLoadedNow])
             return YES;
         BOOL cached = [self compiledModelExists];
         NSURL *url = cached ? [NSURL fileURLWithPath:[self localModelPath] isDirectory:YES] : [self saveModelFiles];

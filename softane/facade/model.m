@@ -59,6 +59,8 @@
     _modelAttributes = [[NSDictionary alloc] init];
 }
 
+- (BOOL)isLoadedNow { return _state == 3 && _program && sa_loaded_alive(_program->_loaded); }
+
 /* ============================== Procedures ================================ */
 
 - (NSDictionary *)procedureInfoForProcedureIndex:(unsigned int)procedure {

@@ -52,6 +52,7 @@ SA_EXPORT unsigned char IOSurfaceIsInUse(IOSurfaceRef s);
 SA_EXPORT void IOSurfaceIncrementUseCount(IOSurfaceRef s);
 SA_EXPORT void IOSurfaceDecrementUseCount(IOSurfaceRef s);
 
+SA_EXPORT
 @interface IOSurface : NSObject {
 @public
     SaSurface *_surface;

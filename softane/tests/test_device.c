@@ -15,7 +15,7 @@
 #include "../include/softane.h"
 #include "../surface/surface.h"
 
-static int passed, failed;
+static atomic_int passed, failed;
 
 /* Count one property; failures name their line. */
 static void check_at(int line, bool good, const char *what) {
@@ -50,7 +50,7 @@ static double ms_since(uint64_t t0) { return (double)(sa_now_ns() - t0) / 1e6; }
 #define BYTES (N * 2)
 
 static char root[256]; /* temporary directory of this run */
-static int made;
+static atomic_int made;
 
 /* A new directory with `text` as its model.mil. */
 static char *stage(const char *text) {
@@ -451,7 +451,7 @@ static void a_vanished_device_invalidates_handles(void) {
 typedef struct {
     const char *identity;
     unsigned qos;
-    bool ok;
+    atomic_bool ok;
 } CompileJob;
 
 static void *compile_job(void *arg) {

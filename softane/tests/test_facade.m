@@ -455,6 +455,23 @@ static void the_states_follow_the_calls(void) { /* 15, 16, 18, 19 */
     CHECK(![m compiledModelExists] && !load(m)); /* no entry, no files */
 }
 
+static void a_lost_device_can_be_loaded_again(void) { /* 63 */
+    id<Model> m = staged(sub_text, nil);
+    IOSurfaceRef a = filled(HALF_3), b = filled(HALF_2), y = surface_of(BYTES);
+    id<Request> r = binary(a, 0, b, 1, y);
+    NSError *e = nil;
+    uint64_t loaded = counter("loaded");
+    CHECK(load(m) && load(m) && counter("loaded") == loaded + 1); /* a second load takes no second slot */
+    CHECK(compile(m) && eval(m, r) && unload(m) && counter("loaded") == loaded); /* nor does a compile lose the first */
+    stage(m, unique_text(sub_text), nil);
+    CHECK(load(m));
+    failpoints("device.gone=1*return");
+    CHECK(![m evaluateWithQoS:21 options:none() request:r error:&e] && says(e, @"", 23, @"Program not found"));
+    CHECK(counter("loaded") == 0 && ![m compiledModelExists]);
+    failpoints("");
+    CHECK(load(m) && eval(m, r) && all(y, HALF_1) && counter("loaded") == 1 && unload(m));
+}
+
 static void nil_options_lose_the_model_type(void) { /* 17 */
     id<Model> m = staged(sub_text, nil);
     NSError *e = nil;
@@ -469,7 +486,7 @@ static void nil_options_lose_the_model_type(void) { /* 17 */
 typedef struct {
     id<Model> model;
     unsigned qos;
-    bool ok;
+    _Atomic bool ok;
 } Job;
 
 static void *compile_job(void *arg) {
@@ -763,8 +780,8 @@ typedef struct HandlerBlock { /* what a compiled block looks like, without the b
     void *isa;
     int flags, reserved;
     void (*invoke)(struct HandlerBlock *self, BOOL ok, NSError *error);
-    volatile int calls, oks;
-    volatile bool elsewhere;
+    _Atomic int calls, oks;
+    _Atomic bool elsewhere;
     pthread_t from;
 } HandlerBlock;
 
@@ -818,7 +835,7 @@ int main(void) {
             the_identity_is_the_known_hash, bad_text_is_noticed_at_compile_only,
             compile_writes_its_files_and_drops_the_descriptor, weights_are_frozen_at_compile,
             load_by_identity_reads_nothing, equal_programs_share_one_directory, dropping_a_model_does_not_unload_it,
-            the_states_follow_the_calls, nil_options_lose_the_model_type, levels_are_serial_evaluations_are_not,
+            the_states_follow_the_calls, a_lost_device_can_be_loaded_again, nil_options_lose_the_model_type, levels_are_serial_evaluations_are_not,
             broken_requests_fail_without_an_error, symbols_are_sorted_by_name, attributes_describe_every_procedure,
             surfaces_behave, limits_answer_as_the_engine_does, error_pointers_are_touched_on_failure_only,
             the_client_path_works, the_engine_says_that_it_is_software, a_handler_is_called_on_another_thread,
