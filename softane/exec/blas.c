@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT
+/* blas.c - the matrix product of one thread: a BLAS if there is one.
+ *
+ * Looked for at the first product, in this order:
+ *   1. environment SOFTANE_BLAS: a path, or "built-in"
+ *   2. ../scipy_openblas32/lib/ beside the directory of this library
+ *   3. SA_DEFAULT_BLAS, when the build defines it
+ *   4. the system: libopenblas.so.0, libcblas.so.3; Accelerate on macOS
+ * The library is set to one thread through its own function: products are
+ * split over our pool (two thread pools on the same cores spoil each other).
+ * Other copies of OpenBLAS in the process (numpy's) are not touched.
+ *
+ * The built-in product is used when nothing is found, and when the BLAS found
+ * in places 2-4 runs code for narrower vectors than this CPU has: OpenBLAS
+ * does not know every CPU, and the built-in one is then twice as fast. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exec.h"
+
+/* ============================== The library =============================== */
+
+typedef void SgemmFn(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda,
+                     const float *b, int ldb, float beta, float *c, int ldc);
+enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
+
+/* Names under which builds of OpenBLAS export themselves; "" is any BLAS. */
+static const char *const prefixes[] = {"scipy_", ""};
+
+/* OpenBLAS code paths that use AVX-512. */
+static const char *const wide_cores[] = {"SkylakeX", "Cooperlake", "SapphireRapids", "Zen4", "Zen5"};
+
+static struct {
+    SgemmFn *sgemm;      /* NULL: built-in only */
+    bool narrow;         /* the CPU has wider vectors than this BLAS uses */
+    bool asked_for;      /* named by SOFTANE_BLAS: used whatever it is */
+    char name[512];
+} blas;
+
+static atomic_int choice = -1; /* sa_gemm_choose */
+
+static void *symbol(void *lib, const char *prefix, const char *name) {
+    char full[96];
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    return dlsym(lib, full);
+}
+
+/* Function pointers out of dlsym without an ISO C warning. */
+#define SA_FUNCTION(to, from) do { void *p_ = (from); memcpy(&(to), &p_, sizeof p_); } while (0)
+
+static bool core_is_narrow(void *lib, const char *prefix) {
+    char *(*core)(void) = NULL;
+    SA_FUNCTION(core, symbol(lib, prefix, "openblas_get_corename"));
+    if (!core || strcmp(sa_kernels_get()->name, "x86-64-v4") != 0)
+        return false;
+    const char *name = core();
+    for (size_t i = 0; name && i < sizeof wide_cores / sizeof wide_cores[0]; i++)
+        if (strcmp(name, wide_cores[i]) == 0)
+            return false;
+    return true;
+}
+
+/* Open one candidate; true when it has what is needed. */
+static bool try_library(const char *path) {
+    void *lib = path[0] ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
+    if (!lib)
+        return false;
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        SA_FUNCTION(blas.sgemm, symbol(lib, prefixes[i], "cblas_sgemm"));
+        if (!blas.sgemm)
+            continue;
+        void (*set_threads)(int) = NULL;
+        SA_FUNCTION(set_threads, symbol(lib, prefixes[i], "openblas_set_num_threads"));
+        if (set_threads)
+            set_threads(1);
+        blas.narrow = core_is_narrow(lib, prefixes[i]);
+        snprintf(blas.name, sizeof blas.name, "%s", path);
+        return true;
+    }
+    dlclose(lib);
+    return false;
+}
+
+/* The wheel scipy-openblas32 beside the package this library lies in. */
+static bool try_neighbour(void) {
+    Dl_info here;
+    if (!dladdr((void *)(uintptr_t)&sa_gemm, &here) || !here.dli_fname)
+        return false;
+    const char *slash = strrchr(here.dli_fname, '/');
+    int dir = slash ? (int)(slash - here.dli_fname) : 0;
+    char path[512];
+#if defined(__APPLE__)
+    const char *file = "libscipy_openblas.dylib";
+#else
+    const char *file = "libscipy_openblas.so";
+#endif
+    int n = snprintf(path, sizeof path, "%.*s/../scipy_openblas32/lib/%s", dir, slash ? here.dli_fname : "", file);
+    return slash && n > 0 && (size_t)n < sizeof path && try_library(path);
+}
+
+static void find(void) {
+    const char *env = getenv("SOFTANE_BLAS");
+    snprintf(blas.name, sizeof blas.name, "built-in");
+    if (env && strcmp(env, "built-in") == 0)
+        return;
+    if (env && env[0]) {
+        blas.asked_for = try_library(env);
+        if (blas.asked_for)
+            return;
+        sa_log(SA_LOG_ERROR, "SOFTANE_BLAS=%s: no BLAS there; looking elsewhere", env);
+    }
+    if (try_neighbour())
+        return;
+#if defined(SA_DEFAULT_BLAS)
+    if (try_library(SA_DEFAULT_BLAS))
+        return;
+#endif
+#if defined(__APPLE__)
+    (void)try_library("/System/Library/Frameworks/Accelerate.framework/Accelerate");
+#else
+    (void)(try_library("libopenblas.so.0") || try_library("libcblas.so.3"));
+#endif
+}
+
+static void find_once(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find);
+}
+
+static bool use_blas(void) {
+    find_once();
+    int c = atomic_load_explicit(&choice, memory_order_relaxed);
+    bool found = blas.sgemm && (blas.asked_for || !blas.narrow);
+    return blas.sgemm && (c < 0 ? found : c == 1);
+}
+
+const char *sa_exec_blas(void) {
+    return use_blas() ? blas.name : "built-in";
+}
+
+void sa_gemm_choose(int which) { atomic_store(&choice, which); }
+
+/* ============================== Packing scratch =========================== */
+
+/* The built-in product needs half a megabyte per thread, kept until the
+ * thread ends. */
+static pthread_key_t pack_key;
+static bool pack_key_made;
+
+static void make_key(void) { pack_key_made = pthread_key_create(&pack_key, sa_free) == 0; }
+
+static float *pack_scratch(size_t floats) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_key);
+    if (!pack_key_made)
+        return NULL;
+    size_t *p = pthread_getspecific(pack_key); /* size, then the floats 64 bytes on */
+    if (p && *p >= floats)
+        return (float *)(void *)((char *)p + 64);
+    sa_free(p);
+    p = sa_malloc(64 + floats * sizeof(float));
+    if (p)
+        *p = floats;
+    pthread_setspecific(pack_key, p);
+    return p ? (float *)(void *)((char *)p + 64) : NULL;
+}
+
+/* ============================== Product =================================== */
+
+bool sa_gemm(const SaKernels *k, const SaGemmArgs *g) {
+    if (g->k > 0 && use_blas()) {
+        blas.sgemm(ROW_MAJOR, g->ta ? TRANSPOSED : PLAIN, g->tb ? TRANSPOSED : PLAIN, (int)g->m, (int)g->n, (int)g->k,
+                   1.0f, g->a, (int)g->lda, g->b, (int)g->ldb, 0.0f, g->c, (int)g->ldc);
+        return true;
+    }
+    float *pack = pack_scratch(k->gemm_pack_floats);
+    if (pack)
+        k->gemm(g, pack);
+    return pack != NULL;
+}

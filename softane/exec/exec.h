@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+/* exec.h - the private map of exec/.
+ *
+ *   run.c        sa_plan_run: workspace, load ports, walk the steps, store ports
+ *   step_*.c     one file per family of steps
+ *   port.c       surfaces <-> fp32 slots
+ *   pool.c       sa_parallel: chunks of work over our own threads
+ *   blas.c       sa_gemm: a BLAS found at first use, or the built-in product
+ *   isa.c        which kernel table this CPU gets
+ *   k_*.c        kernels, see kernels.h */
+#ifndef SA_EXEC_EXEC_H
+#define SA_EXEC_EXEC_H
+
+#include <stdatomic.h>
+
+#include "../plan/steps.h"
+#include "kernels.h"
+
+/* ============================== Threads =================================== */
+
+typedef void SaChunkFn(void *context, size_t chunk);
+
+/* Call fn(context, 0 .. chunks-1), each once, on up to `threads` threads
+ * (0 = all). Returns when all are done. What a chunk is must not depend on the
+ * number of threads, so results do not either. When the pool serves somebody
+ * else, or after fork, the caller does everything itself. Any thread; not from
+ * inside a chunk. */
+void sa_parallel(int threads, size_t chunks, SaChunkFn *fn, void *context);
+
+/* Threads a call can use at most, the caller included: the processors this
+ * process may run on. Starts no thread. */
+int sa_parallel_width(void);
+
+/* ============================== Products ================================== */
+
+/* C = op(A) op(B) on the calling thread. False when the built-in product needs
+ * scratch and there is none (out of memory). */
+bool sa_gemm(const SaKernels *k, const SaGemmArgs *g);
+
+/* For tests: -1 = as found, 0 = always the built-in product, 1 = always the BLAS (if any). */
+void sa_gemm_choose(int which);
+
+/* ============================== One run =================================== */
+
+/* What the steps of one evaluation share. Lives on the caller's stack. */
+typedef struct {
+    const SaKernels *k;
+    char *work;                /* the workspace of this run */
+    SaNumerics numerics;
+    int threads;
+    atomic_bool failed;        /* set by a chunk that had no memory */
+} SaRun;
+
+static inline float *sa_run_at(const SaRun *r, SaRef ref) {
+    return ref.fixed ? (float *)(uintptr_t)ref.fixed : (float *)(void *)(r->work + ref.offset);
+}
+
+/* The rounding of a result stored as `store`, under the run's numerics. */
+static inline SaRound sa_run_round(const SaRun *r, SaStore store) {
+    if (store == SA_STORE_EXACT)
+        return SA_ROUND_NONE;
+    if (r->numerics == SA_NUMERICS_IEEE)
+        return SA_ROUND_EVEN;
+    return store == SA_STORE_PRODUCT ? SA_ROUND_PRODUCT : SA_ROUND_AWAY;
+}
+
+/* Elements worth handing to another thread; also the size of a chunk. */
+enum { SA_GRAIN = 16384 };
+
+/* How many units of `each` elements go into a chunk. */
+static inline size_t sa_units_per_chunk(size_t each) { return each >= SA_GRAIN ? 1 : SA_GRAIN / (each ? each : 1); }
+
+typedef void SaStepFn(SaRun *r, const SaStep *s);
+SaStepFn sa_step_elem, sa_step_gemm, sa_step_patches, sa_step_direct, sa_step_reduce, sa_step_softmax, sa_step_norm,
+    sa_step_copy, sa_step_fill, sa_step_gather;
+
+/* Surfaces: fp32 slot <-> port. */
+void sa_port_load(SaRun *r, const SaPort *port, const void *surface, float *slot);
+void sa_port_store(SaRun *r, const SaPort *port, const float *slot, void *surface);
+
+#endif

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+/* k_isa.h - what the k_*.c share: name mangling per ISA variant, loop hints. */
+#ifndef SA_EXEC_K_ISA_H
+#define SA_EXEC_K_ISA_H
+
+#include <string.h>
+
+#include "kernels.h"
+
+#ifndef SA_ISA
+#define SA_ISA base
+#endif
+#define SA_CAT2(a, b) a##_##b
+#define SA_CAT(a, b) SA_CAT2(a, b)
+#define SA_FN(name) SA_CAT(name, SA_ISA)
+
+/* Before a loop whose iterations do not depend on each other. The pointers may
+ * be equal (in-place work), so `restrict` would be a lie. */
+#if defined(__clang__)
+#define SA_LOOP _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define SA_LOOP _Pragma("GCC ivdep")
+#else
+#define SA_LOOP
+#endif
+
+/* At the top of a block: sums may be regrouped, a*b+c may be one instruction. */
+#if defined(__clang__)
+#define SA_LOOSE_SUMS _Pragma("clang fp reassociate(on)") _Pragma("clang fp contract(fast)")
+#else
+#define SA_LOOSE_SUMS
+#endif
+
+/* Lanes of a full register: the compiler prefers half of it under v4. */
+#if defined(__AVX512F__) && defined(__clang__)
+#define SA_WIDE __attribute__((min_vector_width(512)))
+#else
+#define SA_WIDE
+#endif
+
+/* Inlined without asking: a call left in a loop keeps it scalar. */
+#define SA_INLINE static inline __attribute__((always_inline))
+
+SA_INLINE uint32_t sa_bits(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+SA_INLINE float sa_float(uint32_t u) {
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* ============================== Rounding ================================== */
+
+/* x onto the fp16 grid, half away from zero: first to 11 significant bits,
+ * then, below 2^-14, onto multiples of 2^-24. As sa_half_from_float_away. */
+SA_INLINE float sa_grid_away(float x) {
+    uint32_t u = sa_bits(x), s = u & 0x80000000u, m = u ^ s;
+    uint32_t r = (m + 0x1000u) & ~0x1fffu;      /* a carry moves into the exponent */
+    float small = sa_float(r) < 0x1p-14f ? sa_float(r) : 0.0f;
+    float q = (float)(int32_t)(small * 0x1p24f + 0.5f) * 0x1p-24f;
+    r = r < 0x38800000u ? sa_bits(q) : r;       /* 2^-14 */
+    r = r >= 0x47800000u ? 0x7f800000u : r;     /* 65536: reached from 65520 up */
+    r = m > 0x7f800000u ? (m | 0x400000u) : r;  /* NaN stays, quiet */
+    return sa_float(r | s);
+}
+
+/* The same with IEEE ties to even. Adding 0.5 makes the grid of the sum 2^-24. */
+SA_INLINE float sa_grid_even(float x) {
+    uint32_t u = sa_bits(x), s = u & 0x80000000u, m = u ^ s;
+    uint32_t r = (m + 0xfffu + ((m >> 13) & 1u)) & ~0x1fffu;
+    float small = sa_float(m) < 0x1p-14f ? sa_float(m) : 0.0f;
+    float q = (small + 0.5f) - 0.5f;
+    r = m < 0x38800000u ? sa_bits(q) : r;
+    r = r >= 0x47800000u ? 0x7f800000u : r;
+    r = m > 0x7f800000u ? (m | 0x400000u) : r;
+    return sa_float(r | s);
+}
+
+/* The product unit: |y| >= 32768 is out of its range. */
+SA_INLINE float sa_grid_product(float x) {
+    uint32_t u = sa_bits(x), s = u & 0x80000000u, m = u ^ s;
+    m = m >= 0x47000000u && m <= 0x7f800000u ? 0x7f800000u : m;
+    return sa_grid_away(sa_float(m | s));
+}
+
+#endif

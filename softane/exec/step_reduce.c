@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+/* step_reduce.c - reductions, softmax and norms over [outer, len, inner].
+ *
+ * inner = 1: rows, each folded by itself. Otherwise columns, in blocks narrow
+ * enough that partial results stay in L1 and there is work for all threads.
+ * Both are cut by shape alone. */
+#include <math.h>
+#include <string.h>
+
+#include "exec.h"
+
+enum { NARROW = 128, WIDE = 512, ROWS_AT_ONCE = 256 };
+
+typedef struct {
+    SaRun *run;
+    const SaReduce *f;
+    const float *x, *gamma, *beta;
+    float *out;
+    void (*round)(float *d, const float *s, size_t n);
+    size_t per_chunk;          /* rows, or blocks of columns */
+    size_t width, blocks;      /* columns per block, blocks per outer index */
+} FoldJob;
+
+static FoldJob job_of(SaRun *r, const SaStep *s) {
+    const SaReduce *f = &s->u.reduce;
+    SaRound round = sa_run_round(r, s->store);
+    FoldJob j = {.run = r, .f = f, .x = sa_run_at(r, s->in[0]), .out = sa_run_at(r, s->out),
+                 .gamma = f->has_gamma ? sa_run_at(r, s->in[1]) : NULL,
+                 .beta = f->has_beta ? sa_run_at(r, s->in[2]) : NULL,
+                 .round = round == SA_ROUND_NONE ? NULL : r->k->round[round]};
+    j.width = f->inner > 1024 ? WIDE : f->inner < NARROW ? f->inner : NARROW;
+    j.blocks = (f->inner + j.width - 1) / j.width;
+    j.per_chunk = f->inner == 1 ? sa_units_per_chunk(f->len) : sa_units_per_chunk(f->len * j.width);
+    if (f->inner == 1 && j.per_chunk > ROWS_AT_ONCE)
+        j.per_chunk = ROWS_AT_ONCE;
+    return j;
+}
+
+static void share(FoldJob *j, SaChunkFn *rows, SaChunkFn *columns) {
+    size_t units = j->f->inner == 1 ? j->f->outer : j->f->outer * j->blocks;
+    sa_parallel(j->run->threads, (units + j->per_chunk - 1) / j->per_chunk, j->f->inner == 1 ? rows : columns, j);
+}
+
+/* The units of a chunk: [*first, *last). */
+static void units_of(const FoldJob *j, size_t chunk, size_t *first, size_t *last) {
+    size_t units = j->f->inner == 1 ? j->f->outer : j->f->outer * j->blocks;
+    *first = chunk * j->per_chunk;
+    *last = *first + j->per_chunk < units ? *first + j->per_chunk : units;
+}
+
+/* A block of columns: its first element in x and its width. */
+static size_t block_at(const FoldJob *j, size_t unit, size_t *outer, size_t *column) {
+    *outer = unit / j->blocks;
+    *column = unit % j->blocks * j->width;
+    return j->f->inner - *column < j->width ? j->f->inner - *column : j->width;
+}
+
+/* ============================== Reductions ================================ */
+
+static SaFold fold_kind(int op) {
+    switch (op) {
+    case SA_OP_REDUCE_MAX: return SA_F_MAX;
+    case SA_OP_REDUCE_MIN: return SA_F_MIN;
+    case SA_OP_REDUCE_PROD: return SA_F_PROD;
+    case SA_OP_REDUCE_L1_NORM: return SA_F_ABS_SUM;
+    case SA_OP_REDUCE_L2_NORM: case SA_OP_REDUCE_SUM_SQUARE: return SA_F_SQUARE_SUM;
+    default: return SA_F_SUM;
+    }
+}
+
+/* What is left to do with n folded values. */
+static void conclude(const FoldJob *j, float *d, size_t n) {
+    const SaKernels *k = j->run->k;
+    const float zero[2] = {0.0f, 0.0f};
+    if (j->f->kind == SA_OP_REDUCE_MEAN)
+        for (size_t i = 0; i < n; i++)
+            d[i] /= (float)j->f->len;
+    else if (j->f->kind == SA_OP_REDUCE_L2_NORM)
+        k->unary[SA_U_SQRT](d, d, zero, n);
+    else if (j->f->kind == SA_OP_REDUCE_LOG_SUM)
+        k->unary[SA_U_LOG](d, d, zero, n);
+    if (j->round)
+        j->round(d, d, n);
+}
+
+/* log of the sum of e^x, the largest taken out first. */
+static float log_sum_exp(const SaKernels *k, const float *x, size_t n) {
+    float max = k->fold_row[SA_F_MAX](x, n);
+    if (isinf(max))
+        return max;
+    return max + logf(k->exp_sum(NULL, x, max, n));
+}
+
+static void reduce_rows(void *context, size_t chunk) {
+    const FoldJob *j = context;
+    const SaKernels *k = j->run->k;
+    size_t first, last, len = j->f->len;
+    units_of(j, chunk, &first, &last);
+    for (size_t r = first; r < last; r++)
+        j->out[r] = j->f->kind == SA_OP_REDUCE_LOG_SUM_EXP ? log_sum_exp(k, j->x + r * len, len)
+                                                           : k->fold_row[fold_kind(j->f->kind)](j->x + r * len, len);
+    conclude(j, j->out + first, last - first);
+}
+
+static void reduce_columns(void *context, size_t chunk) {
+    const FoldJob *j = context;
+    const SaReduce *f = j->f;
+    size_t first, last, outer, column;
+    units_of(j, chunk, &first, &last);
+    for (size_t u = first; u < last; u++) {
+        size_t n = block_at(j, u, &outer, &column);
+        float *d = j->out + outer * f->inner + column;
+        if (f->kind == SA_OP_REDUCE_LOG_SUM_EXP) /* only when nothing is folded: log(e^x) */
+            memcpy(d, j->x + outer * f->inner + column, n * sizeof *d);
+        else
+            j->run->k->fold_cols[fold_kind(f->kind)](d, j->x + outer * f->len * f->inner + column, f->len, f->inner, n);
+        conclude(j, d, n);
+    }
+}
+
+void sa_step_reduce(SaRun *r, const SaStep *s) {
+    FoldJob j = job_of(r, s);
+    share(&j, reduce_rows, reduce_columns);
+}
+
+/* ============================== Softmax =================================== */
+
+/* Round a block of columns, line by line. */
+static void round_lines(const FoldJob *j, float *d, size_t n) {
+    for (size_t i = 0; j->round && i < j->f->len; i++)
+        j->round(d + i * j->f->inner, d + i * j->f->inner, n);
+}
+
+static void softmax_rows(void *context, size_t chunk) {
+    const FoldJob *j = context;
+    const SaKernels *k = j->run->k;
+    size_t first, last, len = j->f->len;
+    units_of(j, chunk, &first, &last);
+    for (size_t r = first; r < last; r++) {
+        const float *x = j->x + r * len;
+        float *d = j->out + r * len;
+        float sum = k->exp_sum(d, x, k->fold_row[SA_F_MAX](x, len), len);
+        k->scale(d, d, 1.0f / sum, len);
+        if (j->round)
+            j->round(d, d, len);
+    }
+}
+
+static void softmax_columns(void *context, size_t chunk) {
+    const FoldJob *j = context;
+    size_t first, last, outer, column;
+    float tmp[2 * WIDE];
+    units_of(j, chunk, &first, &last);
+    for (size_t u = first; u < last; u++) {
+        size_t n = block_at(j, u, &outer, &column), at = outer * j->f->len * j->f->inner + column;
+        j->run->k->softmax_cols(j->out + at, j->x + at, j->f->len, j->f->inner, n, tmp);
+        round_lines(j, j->out + at, n);
+    }
+}
+
+void sa_step_softmax(SaRun *r, const SaStep *s) {
+    FoldJob j = job_of(r, s);
+    share(&j, softmax_rows, softmax_columns);
+}
+
+/* ============================== Norms ===================================== */
+
+static void norm_rows(void *context, size_t chunk) {
+    const FoldJob *j = context;
+    const SaKernels *k = j->run->k;
+    size_t first, last, len = j->f->len;
+    units_of(j, chunk, &first, &last);
+    for (size_t r = first; r < last; r++) {
+        const float *x = j->x + r * len;
+        float *d = j->out + r * len;
+        if (j->f->kind == SA_OP_L2_NORM)
+            k->scale(d, x, 1.0f / sqrtf(k->fold_row[SA_F_SQUARE_SUM](x, len) + j->f->eps), len);
+        else
+            k->norm_row(d, x, j->gamma, j->beta, j->f->eps, len);
+        if (j->round)
+            j->round(d, d, len);
+    }
+}
+
+/* layer_norm, or l2_norm of single values (nothing else reaches columns). */
+static void norm_columns(void *context, size_t chunk) {
+    const FoldJob *j = context;
+    size_t first, last, outer, column;
+    float tmp[2 * WIDE];
+    units_of(j, chunk, &first, &last);
+    for (size_t u = first; u < last; u++) {
+        size_t n = block_at(j, u, &outer, &column), at = outer * j->f->len * j->f->inner + column;
+        if (j->f->kind == SA_OP_L2_NORM)
+            for (size_t i = 0; i < n; i++)
+                j->out[at + i] = j->x[at + i] / sqrtf(j->x[at + i] * j->x[at + i] + j->f->eps);
+        else
+            j->run->k->norm_cols(j->out + at, j->x + at, j->gamma, j->beta, j->f->eps, j->f->len, j->f->inner, n, tmp);
+        round_lines(j, j->out + at, n);
+    }
+}
+
+void sa_step_norm(SaRun *r, const SaStep *s) {
+    FoldJob j = job_of(r, s);
+    share(&j, norm_rows, norm_columns);
+}
