@@ -140,11 +140,40 @@ static void error_texts_are_the_engines(void) {
     CHECK(strcmp(sa_domain_name(SA_DOMAIN_ANE), "com.apple.appleneuralengine") == 0);
     CHECK(strcmp(sa_domain_name(SA_DOMAIN_COMPILER), "com.apple.appleneuralengine.compiler") == 0);
     CHECK(strcmp(sa_domain_name(SA_DOMAIN_ESPRESSO), "com.apple.appleneuralengine.espresso") == 0);
+    static const char *const texts[] = { /* copied from the facts, not from answer.c */
+        "requires restricted access connection and (com.apple.aned.private.allow) entitlement",
+        "Realtime priority requires restricted access connection and (com.apple.aned.private.allow) entitlement",
+        "timed out",
+        "Program creation failure",
+        "Program Inference overflow",
+        "Program load failure",
+        "Missing code signing identity",
+        "Program Inference error",
+        "file access failure",
+        "invalid model",
+        "invalid model key",
+        "system model purge not allowed",
+        "Program IOSurfaces map failure (0x12)",
+        "Program IOSurfaces unmap failure (0x12)",
+        "Program chaining prepare error",
+        "file not found",
+        "model identifier not found",
+        "base model identifier not found for new instance",
+        "model cacheURLIdentifier for new instance should be nil",
+        "invalid model instance",
+        "Program load new instance failure",
+        "Host too old, ANE hardware not available",
+        "Program Inference error (program not found)",
+        "Data not found error",
+        "Not supported",
+        "Bad argument error",
+        "Virtualization data error",
+        "Virtualization kernel call failed with error 0x0",
+        "Virtualization unknown host-side error",
+    };
     for (int c = 1; c <= 29; c++)
-        CHECK(sa_answer_text(c) != NULL);
+        CHECK(sa_answer_text(c) && strcmp(sa_answer_text(c), texts[c - 1]) == 0);
     CHECK(!sa_answer_text(0) && !sa_answer_text(30) && !sa_answer_text(-1));
-    CHECK(strcmp(sa_answer_text(23), "Program Inference error (program not found)") == 0);
-    CHECK(strcmp(sa_answer_text(17), "model identifier not found") == 0);
 
 #define SEL "processRequest:model:qos:qIndex:modelStringID:options:returnValue:error:: "
     sa_answer_status(&a, 9, 0x1d, NULL);
