@@ -97,7 +97,7 @@ struct dispatch_semaphore_s {
 /* A caller's mistake that cannot be reported otherwise, as in libdispatch. */
 static _Noreturn void misuse(const char *sentence) {
     fprintf(stderr, "bundled GCD: %s\n", sentence);
-    abort();
+    abort(); /* lint: as libdispatch does */
 }
 
 /* Zeroed memory. Waits when there is none: these functions cannot fail. */
