@@ -7,6 +7,7 @@ test is the one that ships.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -26,8 +27,13 @@ def weights(version: int) -> dict[str, np.ndarray]:
     return {"a": np.full(4, version, np.float32), "b": np.full(4, 2.0 * version, np.float32)}
 
 
+_serial = itertools.count()
+
+
 def kernels() -> ane.KernelSet:
-    return ane.KernelSet([scale("fwd", weight="a"), scale("bwd", weight="b", tag="b")])
+    """Two kernels whose text no other test has compiled, so that nothing comes from a cache."""
+    tag = f"t{next(_serial)}"
+    return ane.KernelSet([scale("fwd", weight="a", tag=tag), scale("bwd", weight="b", tag=tag + "b")])
 
 
 def versions(trainer: ane.DoubleBufferedTrainer) -> tuple[float, float]:
@@ -66,6 +72,7 @@ def test_staleness_one_lags_by_exactly_one() -> None:
 
 def test_staleness_zero_runs_on_the_newest_weights() -> None:
     with ane.DoubleBufferedTrainer(kernels(), weights(0), staleness=0) as trainer:
+        soft.set("failpoints", "facade.compile=delay(20)")
         for version in range(1, 5):
             stats = trainer.step(weights(version))
             assert (stats.generation, stats.staleness) == (version, 0)
@@ -300,7 +307,9 @@ def test_trace_shows_evals_during_a_compile() -> None:
     with ane.DoubleBufferedTrainer(kernels(), weights(0), trace=1000) as trainer:
         soft.set("failpoints", "facade.compile=delay(50)")
         trainer.step(weights(1))
-        versions(trainer)
+        while trainer.compiling:
+            versions(trainer)
+            time.sleep(0.002)
         trainer.step(weights(2))
         events = trainer.drain_trace()
         jobs = [e for e in events if e.kind == "generation" and e.version == 1]
