@@ -29,6 +29,9 @@
  *                    999: NO without an error object (driver refused at once)
  *   facade.error.nil the failure that happens now hands out no error object
  *   facade.save      saveModelFiles cannot write (disk full)
+ *   run.nan run.zero run.flip run.stale
+ *                    evaluate says YES, but the first output is NaN, zero, has
+ *                    one bit flipped; stale: nothing was computed
  *   budget.take      as if the compile limit were reached
  *   queue.submit     code 3, timed out, before anything was done
  *   queue.complete   the completion is lost: status 15, code 3 (evaluate)

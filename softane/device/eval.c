@@ -57,6 +57,16 @@ static int pick(const SaEntry *e, int procedure) {
     return e->procedures == 1 && procedure < LENIENT_PROCEDURES ? 0 : -1;
 }
 
+/* Failpoints run.*: the evaluation says YES, its first output is wrong. */
+static void spoil(const SaPort *port, uint8_t *bytes) {
+    if (SA_FAILPOINT("run.nan"))
+        memset(bytes, 0xff, port->bytes); /* a NaN in fp16 and in fp32 */
+    if (SA_FAILPOINT("run.zero"))
+        memset(bytes, 0, port->bytes);
+    if (SA_FAILPOINT("run.flip"))
+        bytes[0] ^= 1;
+}
+
 static unsigned run(const SaEntry *e, const SaBinding *b, unsigned qos, SaError *why) {
     void *in[PORTS_MAX], *out[PORTS_MAX];
     int proc = pick(e, b->procedure);
@@ -81,11 +91,14 @@ static unsigned run(const SaEntry *e, const SaBinding *b, unsigned qos, SaError 
         .threads = background ? 1 : threads > 1024 ? 1024 : (int)threads,
     };
     uint64_t start = sa_profile() ? sa_now_ns() : 0;
-    SaStatus st = sa_plan_run(e->plan, proc, (const void *const *)in, out, &options);
+    bool stale = SA_FAILPOINT("run.stale") != 0; /* YES, and the outputs keep what they held */
+    SaStatus st = stale ? SA_OK : sa_plan_run(e->plan, proc, (const void *const *)in, out, &options);
     if (st != SA_OK) {
         sa_error_set(why, st, nowhere, "evaluation stopped");
         return STATUS_MEMORY;
     }
+    if (sa_failpoints_armed && n_out > 0)
+        spoil(sa_plan_output(e->plan, proc, 0), out[0]);
     if (start)
         sa_timing_eval(start, sa_plan_flops(e->plan, proc));
     return SA_FAILPOINT("queue.complete") ? STATUS_LOST : 0;

@@ -407,6 +407,14 @@ static void surfaces_bind_by_symbol_and_size(void) {
     CHECK(!sa_device_eval(l, &b, 21, &a) && a.domain == SA_DOMAIN_NONE);
     CHECK(sa_device_eval(l, &b, 21, &a));
     CHECK(softane_set("failpoints", "queue.complete=1*return") == 0 && !sa_device_eval(l, &b, 21, &a) && a.code == 3);
+    fill(buf_a, 5), fill(buf_b, 3), fill(buf_y, 9);
+    CHECK(softane_set("failpoints", "run.stale=1*return;run.zero=1*return->1*off;run.nan=1*off->1*return") == 0);
+    CHECK(sa_device_eval(l, &b, 21, &a) && all(buf_y, 0));
+    CHECK(sa_device_eval(l, &b, 21, &a) && sa_half_to_float(buf_y[N - 1]) != sa_half_to_float(buf_y[N - 1]));
+    CHECK(softane_set("failpoints", "run.stale=1*return;run.flip=1*off->1*return") == 0);
+    fill(buf_y, 9);
+    CHECK(sa_device_eval(l, &b, 21, &a) && all(buf_y, 9));
+    CHECK(sa_device_eval(l, &b, 21, &a) && buf_y[0] == 0x4001 && sa_half_to_float(buf_y[1]) == 2);
     softane_set("failpoints", "");
 
     CHECK(sa_device_unload(l, 21, &a) && !sa_device_eval(l, &b, 21, &a) && a.code == 23);

@@ -227,9 +227,11 @@ static IOSurfaceRef surface_of(size_t bytes) {
                                                                  @"IOSurfaceAllocSize", [NSNumber numberWithInt:0],
                                                                  @"IOSurfacePixelFormat", nil];
     IOSurfaceRef s = IOSurfaceCreate(p);
-    if (s) {
+    if (s && keep) {
         [keep addObject:(id)s];
         [(id)s release];
+    } else {
+        [(id)s autorelease];
     }
     return s;
 }
@@ -806,6 +808,46 @@ static void a_handler_is_called_on_another_thread(void) { /* 33 */
     unload(m);
 }
 
+/* ============================== Races ===================================== */
+
+static _Atomic bool racing;
+
+/* Evaluate a program of one's own, over and over; ok = every result was right. */
+static void *eval_job(void *arg) {
+    Job *j = arg;
+    GSRegisterCurrentThread();
+    @autoreleasepool {
+        IOSurfaceRef x = filled(HALF_3), y = filled(0);
+        id<Request> r = unary(x, y);
+        j->ok = true;
+        while (racing)
+            if (![j->model evaluateWithQoS:j->qos options:none() request:r error:NULL] || !all(y, HALF_6))
+                j->ok = false;
+    }
+    GSUnregisterCurrentThread();
+    return NULL;
+}
+
+static void programs_run_while_others_come_and_go(void) {
+    NSMutableArray *mine = keep;
+    keep = nil; /* not for two threads: the objects of a request keep its surfaces here */
+    Job j[2] = {{staged(mul_text, blob(HALF_2)), 21, false}, {staged(mul_text, blob(HALF_2)), 17, false}};
+    pthread_t t[2];
+    CHECK(load(j[0].model) && load(j[1].model));
+    racing = true;
+    for (int i = 0; i < 2; i++)
+        pthread_create(&t[i], NULL, eval_job, &j[i]);
+    for (int i = 0; i < 20; i++) {
+        id<Model> m = staged(mul_text, blob((uint16_t)(HALF_1 + i)));
+        CHECK(compile(m) && load(m) && unload(m));
+    }
+    racing = false;
+    for (int i = 0; i < 2; i++)
+        pthread_join(t[i], NULL);
+    keep = mine;
+    CHECK(j[0].ok && j[1].ok && unload(j[0].model) && unload(j[1].model));
+}
+
 /* ============================== Overhead ================================== */
 
 /* Reported, and checked only against a limit that a loaded machine keeps. */
@@ -839,7 +881,7 @@ int main(void) {
             broken_requests_fail_without_an_error, symbols_are_sorted_by_name, attributes_describe_every_procedure,
             surfaces_behave, limits_answer_as_the_engine_does, error_pointers_are_touched_on_failure_only,
             the_client_path_works, the_engine_says_that_it_is_software, a_handler_is_called_on_another_thread,
-            an_evaluation_costs_little};
+            programs_run_while_others_come_and_go, an_evaluation_costs_little};
         for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
             @autoreleasepool {
                 tests[i]();
