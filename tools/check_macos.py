@@ -28,7 +28,7 @@ BUILD = ROOT / "build" / "macos"
 TARGET = "aarch64-macos"
 NOT_FOR_MACOS = {"_core.c", "_dispatch_small.c"}
 
-SENT = re.compile(r"ObjCMessageExpr .*? selector=(\S+)|ObjCSelectorExpr .*? '?SEL'? (\S+)")
+SENT = re.compile(r"ObjCMessageExpr .*? selector=(\S+)|ObjCSelectorExpr .* 'SEL\S* ?\*?' (\S+)")
 NAMED = re.compile(r'StringLiteral .*? "((?:\w+:)+|_ANE\w+)"')
 
 
@@ -80,7 +80,7 @@ def said(tree: str) -> Counter[str]:
 def said_on_both(source: Path) -> tuple[Counter[str], Counter[str]]:
     """(on macOS, here): the messages of one Objective-C file as each compiler sees them."""
     dump = ["-fsyntax-only", "-w", "-Xclang", "-ast-dump"]
-    there = zig([*dump, *flags_for(source), str(source)]).stdout
+    there = zig([*dump, *flags_for(source), str(source), "-o", str(BUILD / "tree")]).stdout
     command = [*tc.compiler(), *dump, "-std=gnu11", *tc.objc_flags(), str(source)]
     here = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return said(there), said(here)
