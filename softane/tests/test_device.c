@@ -498,13 +498,13 @@ static void *compile_job(void *arg) {
     return NULL;
 }
 
-/* Wall time of two compiles that each sleep 150 ms inside. */
+/* Wall time of two compiles that each sleep 250 ms inside. */
 static double two_compiles(unsigned q1, unsigned q2) {
     static int n;
     char id[2][16];
     CompileJob j[2] = {{id[0], q1, false}, {id[1], q2, false}};
     pthread_t t[2];
-    softane_set("failpoints", "timing.sleep=delay(150)");
+    softane_set("failpoints", "timing.sleep=delay(250)");
     uint64_t t0 = sa_now_ns();
     for (int i = 0; i < 2; i++) {
         snprintf(id[i], sizeof id[i], "q-%d", n++);
@@ -523,9 +523,9 @@ static void one_level_is_serial_and_two_overlap(void) {
     for (size_t i = 0; i < sizeof valid / sizeof *valid; i++)
         CHECK(sa_queue_index(valid[i][0]) == (int)valid[i][1]);
     CHECK(sa_queue_priority(0) == 2 && sa_queue_priority(12) == 5);
-    CHECK(two_compiles(21, 21) >= 299);
-    CHECK(two_compiles(21, 5) >= 299); /* an invalid level uses queue 5, as 21 does */
-    CHECK(two_compiles(21, 17) < 290);
+    CHECK(two_compiles(21, 21) >= 499);
+    CHECK(two_compiles(21, 5) >= 499); /* an invalid level uses queue 5, as 21 does */
+    CHECK(two_compiles(21, 17) < 480);
 }
 
 static void evaluations_do_not_wait_for_a_compile(void) {
