@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints that are whole or not there: directories of safetensors with a manifest.
+
+::
+
+    checkpoints/step-000123/
+        weights.safetensors     newest fp32 masters, names as in the model
+        optimizer.safetensors   moments (m.NAME, v.NAME); active.NAME: the weights the engine
+                                was running on, when they are older than the newest
+        state.json              step, random state, loss scale, model, ...
+        manifest.json           size and SHA-256 of each file, written last
+
+The order of a save: files into ``step-000123.partial/``, each synced; the manifest; the
+directory synced; rename; the parent synced. A crash at any moment leaves the old checkpoints
+and perhaps a ``.partial`` directory, which the next save removes. Any error while saving
+removes what was begun and is raised; a checkpoint that exists is never written over.
+
+Files hold no time, no host and no path: the same state gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ane_native.errors import CheckpointError
+
+__all__ = [
+    "Checkpoint",
+    "find_checkpoints",
+    "list_checkpoints",
+    "load_checkpoint",
+    "save_checkpoint",
+]
+
+log = logging.getLogger("ane_native")
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+FORMAT = "ane_native checkpoint 1"
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+STATE, MANIFEST = "state.json", "manifest.json"
+PARTIAL = ".partial"
+KEEP = 3  # newest checkpoints kept by a save
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What :func:`load_checkpoint` read; every byte was checked against the manifest.
+
+    Attributes:
+        path: the directory.
+        weights: name -> float32 array.
+        optimizer: name -> float32 array, see the head of this file; empty when not asked for.
+        state: plain numbers, strings, lists and dicts.
+    """
+
+    path: Path
+    weights: dict[str, npt.NDArray[np.float32]]
+    optimizer: dict[str, npt.NDArray[np.float32]]
+    state: dict[str, Any]
+
+
+# =============================== Durable writes =================================
+
+
+def _sync(fd: int) -> None:
+    """Wait until the file's bytes are on the medium, not in its cache."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError:
+            pass  # not on this file system
+    os.fsync(fd)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Create `path`, which must not exist, with `data`, and sync it.
+
+    Raises:
+        OSError: as the system says; the file may then exist in part.
+    """
+    with open(path, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        _sync(stream.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds the old bytes or the new ones, never a mixture."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)
+    try:
+        write_file(partial, data)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def to_json(value: Any) -> bytes:
+    """Readable JSON, the same bytes for the same value."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+# =============================== Saving =========================================
+
+
+def _tensors(arrays: Arrays) -> bytes:
+    from safetensors.numpy import save
+
+    # safetensors writes the memory as it lies, so it must be dense; order is by name.
+    dense = {name: np.ascontiguousarray(arrays[name], np.float32) for name in sorted(arrays)}
+    return bytes(save(dense, metadata={"format": FORMAT}))
+
+
+def save_checkpoint(
+    folder: Path, step: int, weights: Arrays, optimizer: Arrays, state: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint below `folder` and return its directory.
+
+    Args:
+        folder: made when it does not exist.
+        step: part of the name. A step that exists already gets a suffix.
+        weights, optimizer: see the head of this file. They must not change meanwhile.
+        state: what JSON can hold.
+
+    Raises:
+        CheckpointError: it could not be written; older checkpoints are untouched.
+    """
+    final = folder / f"step-{step:06d}"
+    attempt = 2
+    while final.exists():
+        final = folder / f"step-{step:06d}-{attempt}"
+        attempt += 1
+    partial = final.with_name(final.name + PARTIAL)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(f"step-*{PARTIAL}"):
+            shutil.rmtree(left_over)
+        partial.mkdir()
+        files = {
+            WEIGHTS: _tensors(weights),
+            OPTIMIZER: _tensors(optimizer),
+            STATE: to_json({"format": FORMAT, **state}),
+        }
+        listed = {}
+        for name, data in files.items():
+            write_file(partial / name, data)
+            listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        body = {"format": FORMAT, "files": listed}
+        checksum = hashlib.sha256(to_json(body)).hexdigest()
+        write_file(partial / MANIFEST, to_json({**body, "sha256": checksum}))
+        _sync_directory(partial)
+        os.rename(partial, final)
+        _sync_directory(folder)
+    except (OSError, ValueError, TypeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"{final}: could not be saved: {error}") from error
+    _forget_old(folder)
+    return final
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the newest; one that cannot be removed is left for the next time."""
+    for old in list_checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+# =============================== Loading ========================================
+
+
+def _order(path: Path) -> tuple[int, int] | None:
+    """(step, attempt) of a checkpoint's directory name, None of anything else."""
+    match = re.fullmatch(r"step-(\d{6,})(?:-(\d+))?", path.name)
+    return (int(match[1]), int(match[2] or 1)) if match else None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint directories below `folder`, oldest first; unchecked."""
+    found = [(order, p) for p in folder.glob("step-*") if (order := _order(p)) and p.is_dir()]
+    return [path for _, path in sorted(found)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be read: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / MANIFEST
+    manifest = _read_json(path)
+    checksum = manifest.pop("sha256", None)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected format {FORMAT!r}, got {manifest.get('format')!r}")
+    if checksum != hashlib.sha256(to_json(manifest)).hexdigest():
+        raise CheckpointError(f"{path}: damaged: its checksum does not match")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not {WEIGHTS, OPTIMIZER, STATE} <= files.keys():
+        raise CheckpointError(f"{path}: expected an entry for each file of the checkpoint")
+    return files
+
+
+def _verified(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The bytes of a file, which are those that were saved."""
+    path = folder / name
+    data = _read(path)
+    expected = files[name]
+    if len(data) != expected.get("bytes"):
+        raise CheckpointError(
+            f"{path}: damaged: expected {expected.get('bytes')} bytes, got {len(data)}"
+        )
+    if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
+        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {MANIFEST}")
+    return data
+
+
+def _parse(path: Path, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise CheckpointError(f"{path}: tensor {name!r}: expected float32, got {array.dtype}")
+    return dict(arrays)
+
+
+def _load_one(folder: Path, optimizer: bool) -> Checkpoint:
+    files = _manifest(folder)
+    weights = _parse(folder / WEIGHTS, _verified(folder, WEIGHTS, files))
+    moments = {}
+    if optimizer:
+        moments = _parse(folder / OPTIMIZER, _verified(folder, OPTIMIZER, files))
+    _verified(folder, STATE, files)
+    return Checkpoint(folder, weights, moments, _read_json(folder / STATE))
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, optimizer: bool = True) -> Checkpoint:
+    """Read a checkpoint and check every byte.
+
+    Args:
+        path: a ``step-...`` directory or a file in it; or a run's directory, or its
+            ``checkpoints`` directory: then the newest one that is whole is taken, and a
+            damaged newer one is reported as a warning of the ``ane_native`` logger.
+        optimizer: False leaves the moments unread.
+
+    Raises:
+        CheckpointError: there is none, or a file is damaged; the message names it.
+    """
+    candidates = find_checkpoints(path)
+    first: CheckpointError | None = None
+    for folder in reversed(candidates):
+        try:
+            return _load_one(folder, optimizer)
+        except CheckpointError as error:
+            first = first or error
+            if folder != candidates[0]:
+                log.warning("checkpoint skipped: %s", error)
+    assert first is not None  # there was at least one candidate
+    raise first
+
+
+def find_checkpoints(path: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoint directories that `path` means, oldest first; see :func:`load_checkpoint`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    given = Path(path)
+    if given.is_file():
+        given = given.parent  # a file of a checkpoint
+    if not given.is_dir():
+        raise CheckpointError(f"{path}: no such file or directory")
+    if (given / MANIFEST).exists() or _order(given):
+        return [given]
+    for folder in (given, given / "checkpoints"):
+        found = list_checkpoints(folder)
+        if found:
+            return found
+    raise CheckpointError(
+        f"{path}: expected a checkpoint (step-...) here or in checkpoints/, found none"
+    )

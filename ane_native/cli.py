@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: MIT
+"""The command line: ``ane-native train | generate | info``.
+
+Exit codes: 0 done, 1 an error (one line on standard error; ``--debug`` shows the traceback),
+2 wrong arguments, 130 stopped by Ctrl-C. What a command needs is imported when it runs, so
+``--help`` and ``--version`` are quick and work without a built core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ane_native._version import __version__
+from ane_native.errors import AneError, ConfigError
+
+__all__ = ["main"]
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+# Flags of `train` that set the field of TrainConfig of the same name.
+# (flag, type, metavar, help); None as type: a switch.
+TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
+    ("model", str, "NAME", "shape of the model: tiny, demo, stories110m"),
+    ("data", str, "PATH", "text file, directory of text, or .bin of uint16 tokens [stdlib]"),
+    ("vocab", int, "N", "vocabulary of a .bin file [the model's]"),
+    ("include-tests", None, "", "with the default corpus: also the library's tests"),
+    ("updates", int, "N", "weight updates of the whole run"),
+    ("accumulate", int, "N", "micro-steps per update"),
+    ("staleness", "staleness", "N", "updates the engine may lag: 0 waits, 1, n, none: any"),
+    ("lr", float, "X", "highest learning rate"),
+    ("warmup", int, "N", "updates of linear warm-up"),
+    ("weight-decay", float, "X", "decay of matrices"),
+    ("clip", float, "X", "global norm to clip to; 0: never"),
+    ("loss-scale", float, "X", "first loss scale, a power of two"),
+    ("seed", int, "N", "of the initial weights and the windows"),
+    ("valid-every", int, "N", "updates between two validations"),
+    ("valid-windows", int, "N", "windows of a validation"),
+    ("save-every", int, "N", "updates between two checkpoints; 0: at the end"),
+    ("sync-updates", int, "N", "synchronous updates after the run, to compare stalls"),
+    ("sample-tokens", int, "N", "length of the sample after the run"),
+    ("compile-limit", int, "N", "compiles this process may make [softane: no limit]"),
+    ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
+    ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
+)
+FIXED_ON_RESUME = ("preset", "model", "data", "vocab", "include_tests", "seed", "out", "name")
+
+# =============================== Arguments ======================================
+
+
+def _staleness(text: str) -> int | str:
+    """A whole number, or ``"none"``."""
+    if text.lower() in ("none", "any"):
+        return "none"
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0, 1, 2, ... or none, got {text!r}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ane-native",
+        description="Train on the Apple Neural Engine while the next weights compile.",
+    )
+    parser.add_argument("--version", action="version", version=f"ane-native {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument("--engine", metavar="NAME", help="softane, apple or a path")
+
+    train = commands.add_parser(
+        "train",
+        parents=[common],
+        help="train a model",
+        description="Train a model and keep everything in runs/NAME. Without arguments: the "
+        "demo, a byte-level model on the sources of Python's standard library.",
+    )
+    train.add_argument("--preset", metavar="NAME", help="settings to start from: demo, tiny [demo]")
+    for flag, kind, metavar, text in TRAIN_FLAGS:
+        if kind is None:
+            train.add_argument(f"--{flag}", action="store_true", default=None, help=text)
+        else:
+            read = _staleness if kind == "staleness" else kind
+            train.add_argument(f"--{flag}", type=read, metavar=metavar, help=text)
+    train.add_argument("--out", metavar="DIR", help="directory of runs [runs]")
+    train.add_argument("--name", metavar="NAME", help="name of the run [the preset's]")
+    train.add_argument("--resume", metavar="DIR", help="continue the run in this directory")
+    train.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
+    train.set_defaults(run=_train, parser=train)
+
+    generate = commands.add_parser("generate", parents=[common], help="sample from a checkpoint")
+    generate.add_argument("checkpoint", help="a run's directory, or a checkpoint in it")
+    generate.add_argument("--prompt", default="", help="text to continue")
+    generate.add_argument("--tokens", type=int, default=200, metavar="N", help="how many [200]")
+    generate.add_argument("--temperature", type=float, default=0.8, metavar="X", help="[0.8]")
+    generate.add_argument("--top-k", type=int, default=0, metavar="N", help="0: all [0]")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    generate.set_defaults(run=_generate, parser=generate)
+
+    info = commands.add_parser("info", parents=[common], help="what runs here")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    info.set_defaults(run=_info, parser=info)
+    return parser
+
+
+# =============================== train ==========================================
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that stand on the command line."""
+    names = [flag.replace("-", "_") for flag, *_ in TRAIN_FLAGS]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if given.get("staleness") == "none":
+        given["staleness"] = None
+    return given
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ane_native import report
+    from ane_native.progress import make_progress
+    from ane_native.train import RUNS, config_from, train
+
+    begin = time.monotonic()
+    given = _given(args)
+    if args.resume is not None:
+        fixed = [name for name in FIXED_ON_RESUME if getattr(args, name) is not None]
+        if fixed:
+            raise ConfigError(f"--{fixed[0].replace('_', '-')} cannot be changed with --resume")
+        saved = report.read_config(Path(args.resume))
+        config = config_from({**saved, **given}, "command line and config.json")
+    else:
+        preset = args.preset or "demo"
+        if preset not in RUNS:
+            raise ConfigError(f"--preset: expected one of {', '.join(RUNS)}, got {preset!r}")
+        config = config_from({**RUNS[preset].as_dict(), **given}, "command line")
+    result = train(
+        config,
+        out=args.out or "runs",
+        name=args.name or args.preset or "demo",
+        resume=args.resume,
+        progress=make_progress(False if args.plain else None),
+    )
+    print()
+    print(result.summary["text"])
+    if result.sample is not None:
+        print(f"sample\n------\n{result.sample}\n")
+    print(f"kept in {result.folder}; checkpoint {result.checkpoint}")
+    if result.interrupted:
+        print(f"stopped after {result.updates} updates; go on with:")
+        print(f"    ane-native train --resume {result.folder}")
+        return EXIT_INTERRUPTED
+    print(f"{time.monotonic() - begin:.0f} s in all")
+    return 0
+
+
+# =============================== generate =======================================
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from ane_native.generate import sample_from_checkpoint
+
+    pieces = sample_from_checkpoint(
+        args.checkpoint,
+        os.fsencode(args.prompt),
+        args.tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        seed=args.seed,
+    )
+    first = next(pieces, "")  # errors come before the prompt is printed
+    print(args.prompt + first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+# =============================== info ===========================================
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _gather() -> dict[str, Any]:
+    import cffi
+    import numpy
+
+    from ane_native import cpu
+    from ane_native.engine import Engine
+
+    engine = Engine()
+    told = engine.info()
+    try:
+        blas = cpu.open_blas()
+    except AneError as error:
+        blas = f"none: {error}"
+    limit = told["compile_limit"]
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return {
+        "ane_native": __version__,
+        "engine": {**told, "hardware": not engine.software},
+        "budget": {"compiles_used": told["compiles"], "compile_limit": limit},
+        "gcd": told["gcd"],
+        "blas": blas,
+        "python": platform.python_version(),
+        "gil": bool(gil),
+        "numpy": numpy.__version__,
+        "cffi": cffi.__version__,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": f"{_cpu_name()}, {os.cpu_count()} threads",
+    }
+
+
+def _info(args: argparse.Namespace) -> int:
+    about = _gather()
+    if args.json:
+        print(json.dumps(about, indent=2))
+        return 0
+    engine = about["engine"]
+    kind = "hardware" if engine["hardware"] else "SOFTWARE - not Apple hardware"
+    name = f"{engine['name']} {engine.get('version', '')}".strip()
+    limit = engine["compile_limit"]
+    rows = [
+        ("ane_native", about["ane_native"]),
+        ("engine", f"{name}   {kind}"),
+        ("", engine["path"]),
+    ]
+    if engine.get("timing") is not None:
+        rows.append(("", f"timing={engine['timing']} numerics={engine['numerics']}"))
+        rows.append(("", f"isa {engine['isa']}, blas {engine['blas']}"))
+    if engine["chip"]:
+        cores = f"{engine['engine_count']} engine(s), {engine['core_count']} cores"
+        rows.append(("chip", f"{engine['chip']}, {cores}"))
+    told = "no limit" if limit is None else f"{limit} compiles per process"
+    rows += [
+        ("budget", f"{told}, {engine['compiles']} used; {engine['loaded']} programs loaded"),
+        ("gcd", about["gcd"]),
+        ("blas", about["blas"]),
+        ("python", f"{about['python']} (GIL {'on' if about['gil'] else 'off'})"),
+        ("", f"numpy {about['numpy']}, cffi {about['cffi']}"),
+        ("system", about["system"]),
+        ("cpu", about["cpu"]),
+    ]
+    for label, text in rows:
+        print(f"{label:<11}{text}")
+    return 0
+
+
+# =============================== main ===========================================
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the process's exit code."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if args.engine:
+        os.environ["ANE_NATIVE_ENGINE"] = args.engine
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except (AneError, OSError, ArithmeticError, ValueError, MemoryError) as error:
+        if args.debug:
+            raise
+        text = str(error) or type(error).__name__
+        print(f"ane-native {args.command}: {text}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""numpy in, numpy out over the CPU section of the core (_cpu.c): loss, gradients, AdamW.
+
+Thin on purpose: every function checks dtype, layout and shape, then makes one C call with
+the GIL released. Arrays are used in place, never copied. Activations are [channels, tokens]
+float16 with dense rows; leading and middle axes of length one (``[1, C, 1, T]``, as surfaces
+have them) are fine.
+
+Letters: D channels, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ane_native import _native, soft
+
+__all__ = [
+    "AdamTensors",
+    "GradJobs",
+    "GradProduct",
+    "blas",
+    "cross_entropy",
+    "embed_backward",
+    "embed_forward",
+    "float_from_half",
+    "grad_submit",
+    "grad_wait",
+    "half_from_float",
+    "open_blas",
+    "sum_squares",
+]
+
+Half = npt.NDArray[np.float16]
+Float = npt.NDArray[np.float32]
+Int = npt.NDArray[np.int32]
+
+# =============================== Arrays =========================================
+
+
+def _pointer(name: str, array: npt.NDArray[Any], dtype: Any, ctype: str) -> Any:
+    """The array's address as a C pointer; the array must outlive the call.
+
+    Raises:
+        TypeError: another dtype. ValueError: not C-contiguous.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        got = getattr(array, "dtype", type(array).__name__)
+        raise TypeError(f"{name}: expected an array of {np.dtype(dtype)}, got {got}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
+    return _native.core().ffi.cast(ctype, array.ctypes.data)
+
+
+def _half(name: str, array: Half) -> Any:
+    return _pointer(name, array, np.float16, "uint16_t *")
+
+
+def _float(name: str, array: Float) -> Any:
+    return _pointer(name, array, np.float32, "float *")
+
+
+def _ints(name: str, array: Int) -> Any:
+    return _pointer(name, array, np.int32, "int32_t *")
+
+
+def _writeable(name: str, array: npt.NDArray[Any]) -> None:
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        raise ValueError(f"{name}: expected an array that can be written to")
+
+
+def _plane(name: str, array: npt.NDArray[Any]) -> tuple[int, int]:
+    """(channels, tokens) of an activation: its axes longer than one, or the last two."""
+    shape = array.shape
+    if len(shape) == 4 and shape[0] == 1 and shape[2] == 1:
+        shape = (shape[1], shape[3])
+    if len(shape) != 2:
+        raise ValueError(f"{name}: expected shape [C, T] or [1, C, 1, T], got {array.shape}")
+    return int(shape[0]), int(shape[1])
+
+
+def _count(name: str, array: npt.NDArray[Any], count: int) -> None:
+    if array.shape != (count,):
+        raise ValueError(f"{name}: expected shape ({count},), got {array.shape}")
+
+
+# =============================== BLAS ===========================================
+
+
+def open_blas(path: str | os.PathLike[str] | None = None) -> str:
+    """Load the BLAS that weight gradients use, once per process, and return its path.
+
+    Args:
+        path: a library with ``cblas_sgemm`` or ``scipy_cblas_sgemm`` and 32-bit integers.
+            None takes what is open already, else what ``ANE_NATIVE_BLAS`` names, else the
+            scipy-openblas32 wheel, else the system's (Accelerate on a Mac).
+
+    Raises:
+        EngineOpenError: it cannot be loaded or computes a small product wrongly.
+        StateError: another one is open already.
+    """
+    if path is None:
+        if blas():
+            return blas()
+        path = os.environ.get("ANE_NATIVE_BLAS") or soft.blas_path()
+    c, error = _native.core(), _native.new_error()
+    name = c.ffi.NULL if path is None else c.ffi.new("char[]", os.fsencode(path))
+    _native.check(c.lib.ane_cpu_open_blas(name, error), error)
+    return blas()
+
+
+def blas() -> str:
+    """Path of the BLAS in use, empty before :func:`open_blas`."""
+    c = _native.core()
+    return str(c.ffi.string(c.lib.ane_cpu_blas()).decode("utf-8", "replace"))
+
+
+# =============================== Half precision =================================
+
+
+def half_from_float(x: Float, out: Half | None = None) -> Half:
+    """Round to float16, nearest even, as the bake does. Same shape as ``x``."""
+    made = np.empty(x.shape, np.float16) if out is None else out
+    if made.shape != x.shape:
+        raise ValueError(f"out: expected shape {x.shape}, got {made.shape}")
+    _writeable("out", made)
+    lib = _native.core().lib
+    lib.ane_cpu_half_from_float(_float("x", x), _half("out", made), x.size)
+    return made
+
+
+def float_from_half(x: Half, out: Float | None = None) -> Float:
+    """float16 to float32, exact. Same shape as ``x``."""
+    made = np.empty(x.shape, np.float32) if out is None else out
+    if made.shape != x.shape:
+        raise ValueError(f"out: expected shape {x.shape}, got {made.shape}")
+    _writeable("out", made)
+    lib = _native.core().lib
+    lib.ane_cpu_float_from_half(_half("x", x), _float("out", made), x.size)
+    return made
+
+
+# =============================== Embedding and loss =============================
+
+
+def embed_forward(table: Float, tokens: Int, x: Half) -> None:
+    """``x[d,t] = table[tokens[t],d]``, rounded to float16.
+
+    Args:
+        table: [V, D] float32.
+        tokens: [T] int32.
+        x: [D, T] or [1, D, 1, T] float16, written.
+
+    Raises:
+        ValueError: a token outside 0..V-1, or shapes that do not fit.
+    """
+    _writeable("x", x)
+    if table.ndim != 2:
+        raise ValueError(f"table: expected shape [V, D], got {table.shape}")
+    vocab, dim = table.shape
+    channels, count = _plane("x", x)
+    if channels != dim:
+        raise ValueError(f"x: expected {dim} channels as in the table, got {channels}")
+    _count("tokens", tokens, count)
+    c, error = _native.core(), _native.new_error()
+    args = (_float("table", table), _ints("tokens", tokens), vocab, dim, count, _half("x", x))
+    _native.check(c.lib.ane_cpu_embed_forward(*args, error), error)
+
+
+def embed_backward(dx: Half, tokens: Int, dtable: Float) -> None:
+    """``dtable[tokens[t],d] += dx[d,t]``, tokens in ascending order of t.
+
+    Args:
+        dx: [D, T] or [1, D, 1, T] float16.
+        tokens: [T] int32.
+        dtable: [V, D] float32, added to.
+
+    Raises:
+        ValueError: a token outside 0..V-1, or shapes that do not fit.
+    """
+    _writeable("dtable", dtable)
+    if dtable.ndim != 2:
+        raise ValueError(f"dtable: expected shape [V, D], got {dtable.shape}")
+    vocab, dim = dtable.shape
+    channels, count = _plane("dx", dx)
+    if channels != dim:
+        raise ValueError(f"dx: expected {dim} channels as in the table, got {channels}")
+    _count("tokens", tokens, count)
+    c, error = _native.core(), _native.new_error()
+    args = (_half("dx", dx), _ints("tokens", tokens), vocab, dim, count, _float("dtable", dtable))
+    _native.check(c.lib.ane_cpu_embed_backward(*args, error), error)
+
+
+def cross_entropy(
+    logits: Half, targets: Int, *, scale: float = 1.0, dlogits: Half | None = None
+) -> float:
+    """Mean cross entropy in nats, computed in float64 from float16 logits.
+
+    Args:
+        logits: [V, T] or [1, V, 1, T] float16.
+        targets: [T] int32.
+        scale: loss scale; multiplies the gradient, not the result.
+        dlogits: receives ``(softmax - onehot) * scale / T``; None: only the loss. May be
+            ``logits`` itself.
+
+    Raises:
+        ValueError: a target outside 0..V-1, or shapes that do not fit.
+    """
+    vocab, count = _plane("logits", logits)
+    _count("targets", targets, count)
+    c, error = _native.core(), _native.new_error()
+    out = c.ffi.NULL
+    if dlogits is not None:
+        _writeable("dlogits", dlogits)
+        if _plane("dlogits", dlogits) != (vocab, count):
+            raise ValueError(f"dlogits: expected shape {logits.shape}, got {dlogits.shape}")
+        out = _half("dlogits", dlogits)
+    loss = c.ffi.new("double *")
+    args = (_half("logits", logits), _ints("targets", targets), vocab, count, scale, out, loss)
+    _native.check(c.lib.ane_cpu_cross_entropy(*args, error), error)
+    return float(loss[0])
+
+
+# =============================== Weight gradients ===============================
+
+
+@dataclass(frozen=True)
+class GradProduct:
+    """``dw[o,i] += sum_t dy[o,t] x[i,t]``, or for a 1-D ``dw`` (the gain of a norm)
+    ``dw[o] += sum_t dy[o,t] x[o,t]``.
+
+    Attributes:
+        dy: [O, T] or [1, O, 1, T] float16.
+        x: [I, T] or [1, I, 1, T] float16; [O, T] for a gain.
+        dw: [O, I] or [O] float32, added to.
+    """
+
+    dy: Half
+    x: Half
+    dw: Float
+
+
+class GradJobs:
+    """A list of products, checked once and queued many times; keeps its arrays alive."""
+
+    def __init__(self, products: Sequence[GradProduct]) -> None:
+        self.products = tuple(products)
+        self._array = _native.core().ffi.new("AneGradJob[]", max(1, len(self.products)))
+        for job, product in zip(self._array, self.products, strict=False):
+            _writeable("dw", product.dw)
+            rows, count = _plane("dy", product.dy)
+            channels, tokens = _plane("x", product.x)
+            gain = product.dw.ndim == 1
+            expected = (rows,) if gain else (rows, channels)
+            if tokens != count or product.dw.shape != expected or (gain and channels != rows):
+                raise ValueError(
+                    f"dy {product.dy.shape}, x {product.x.shape} and dw {product.dw.shape} "
+                    "do not fit each other"
+                )
+            job.dy_f16, job.x_f16 = _half("dy", product.dy), _half("x", product.x)
+            job.dw = _float("dw", product.dw)
+            job.rows, job.cols, job.count = rows, 0 if gain else channels, count
+
+
+def grad_submit(jobs: GradJobs) -> None:
+    """Queue the products on the GCD group; returns at once.
+
+    Until :func:`grad_wait` has returned, the arrays must not change and no other product may
+    add to the same ``dw``.
+
+    Raises:
+        ValueError: a ``dw`` that another product is adding to. StateError: no BLAS is open.
+    """
+    c, error = _native.core(), _native.new_error()
+    array, count = jobs._array, len(jobs.products)
+    _native.check(c.lib.ane_cpu_grad_submit(array, count, error), error)
+
+
+def grad_wait() -> None:
+    """Wait for all queued products, in slices, so that Ctrl-C arrives.
+
+    Raises:
+        MemoryError: one of them ran out of memory; the sums since the last wait are in doubt.
+    """
+    c, error = _native.core(), _native.new_error()
+    while c.lib.ane_cpu_grad_wait(_native.SLICE_MS, error) == c.lib.ANE_AGAIN:
+        pass
+    if error.status < 0:
+        _native.check(error.status, error)
+
+
+# =============================== Optimizer ======================================
+
+
+def sum_squares(x: Float) -> tuple[float, bool]:
+    """Sum of squares in float64, and whether every element is finite."""
+    c, error = _native.core(), _native.new_error()
+    out, finite = c.ffi.new("double *"), c.ffi.new("int32_t *")
+    _native.check(c.lib.ane_cpu_sum_squares(_float("x", x), x.size, out, finite, error), error)
+    return float(out[0]), bool(finite[0])
+
+
+class AdamTensors:
+    """Tensors of one AdamW pass, checked once; keeps its arrays alive.
+
+    Args:
+        tensors: (p_in, p_out, m, v, g, weight_decay) with float32 arrays of one shape;
+            p_out may be p_in.
+    """
+
+    def __init__(self, tensors: Sequence[tuple[Float, Float, Float, Float, Float, float]]) -> None:
+        self._keep = tuple(tensors)
+        self._array = _native.core().ffi.new("AneAdamTensor[]", max(1, len(self._keep)))
+        names = ("p_in", "p_out", "m", "v", "g")
+        for c, (*arrays, decay) in zip(self._array, self._keep, strict=False):
+            for name, array in zip(names, arrays, strict=True):
+                if array.shape != arrays[0].shape:
+                    raise ValueError(f"{name}: expected shape {arrays[0].shape}, got {array.shape}")
+                setattr(c, name, _float(name, array))
+                if name in ("p_out", "m", "v"):
+                    _writeable(name, array)
+            c.count, c.weight_decay = arrays[0].size, decay
+
+    def step(
+        self, *, lr: float, beta1: float, beta2: float, eps: float, step: int, grad_scale: float
+    ) -> None:
+        """One AdamW update, decoupled weight decay, bias corrected; ``step`` counts from 1.
+
+        Raises:
+            ValueError: a number outside its range.
+        """
+        c, error = _native.core(), _native.new_error()
+        args = (self._array, len(self._keep), lr, beta1, beta2, eps, step, grad_scale)
+        _native.check(c.lib.ane_cpu_adamw(*args, error), error)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""One micro-step of a model: embed, forward chain, loss, backward chain, weight gradients.
+
+The engine runs the chains; the CPU does the rest. Weight gradients are queued on GCD as soon
+as the surfaces they read are written, so they run beside the kernels that follow; at the end
+of the micro-step all of them are waited for. No surface is written twice within a micro-step,
+so nothing that a queued product reads can change under it.
+
+Everything here belongs to the *active* generation: the embedding table is the one the head
+was baked from, and the loss is the loss of those weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ane_native import cpu
+from ane_native.data import Window
+from ane_native.models.llama import GradJob, LlamaProgram
+from ane_native.scheduler import DoubleBufferedTrainer
+
+__all__ = ["EMBEDDING", "MicroStep"]
+
+EMBEDDING = "tok_embeddings.weight"
+
+Half = npt.NDArray[np.float16]
+Float = npt.NDArray[np.float32]
+Int = npt.NDArray[np.int32]
+
+
+class MicroStep:
+    """Runs a model's chains on a trainer.
+
+    Args:
+        program: the model; the trainer was made from its kernels (the forward ones are
+            enough for :meth:`forward` and :meth:`evaluate`).
+        trainer: whose active generation is run.
+        grads: name -> float32 array that gradients are added to; None: forward only.
+        overlap: queue weight gradients while the backward chain runs. False queues them
+            after it; the sums are the same bits.
+    """
+
+    def __init__(
+        self,
+        program: LlamaProgram,
+        trainer: DoubleBufferedTrainer,
+        grads: dict[str, Float] | None = None,
+        *,
+        overlap: bool = True,
+    ) -> None:
+        self.program = program
+        self.trainer = trainer
+        self._grads = grads
+        self._x: Half = trainer.surface(*program.x).array
+        self._logits: Half = trainer.surface(*program.logits).array
+        self._stages: list[tuple[list[str], cpu.GradJobs | None]] = []
+        if grads is not None:
+            cpu.open_blas()
+            self._dlogits: Half = trainer.surface(*program.dlogits).array
+            self._dx: Half = trainer.surface(*program.dx).array
+            self._stages = self._plan(grads, overlap)
+
+    def _plan(
+        self, grads: dict[str, Float], overlap: bool
+    ) -> list[tuple[list[str], cpu.GradJobs | None]]:
+        """(kernels to run, gradients to queue after them), in order."""
+
+        def jobs(of: Iterable[GradJob]) -> cpu.GradJobs | None:
+            made = [
+                cpu.GradProduct(
+                    self.trainer.surface(*job.dy).array,
+                    self.trainer.surface(*job.x).array,
+                    grads[job.parameter],
+                )
+                for job in of
+            ]
+            return cpu.GradJobs(made) if made else None
+
+        all_jobs = self.program.grad_jobs
+        if not overlap:
+            return [(list(self.program.backward), jobs(all_jobs))]
+
+        # dy is an input of its kernel, written before it runs, or one of its outputs.
+        def is_input(job: GradJob) -> bool:
+            described = self.trainer.kernels.kernels[self.trainer.kernels.position(job.dy.kernel)]
+            return not described.port(job.dy.port)[0]
+
+        stages: list[tuple[list[str], cpu.GradJobs | None]] = []
+        for kernel in self.program.backward:
+            mine = [job for job in all_jobs if job.dy.kernel == kernel]
+            stages.append(([], jobs(j for j in mine if is_input(j))))
+            stages.append(([kernel], jobs(j for j in mine if not is_input(j))))
+        return stages
+
+    # ------------------------------ forward ------------------------------
+
+    def forward(self, tokens: Int) -> Half:
+        """Run the forward chain on tokens, int32 [T].
+
+        Returns:
+            The logits, [1, V, 1, T] float16: a view that the next forward writes over.
+        """
+        table = self.trainer.active_weights[EMBEDDING]
+        cpu.embed_forward(table, tokens, self._x)
+        self.trainer.run(self.program.forward)
+        return self._logits
+
+    def evaluate(self, windows: Iterable[Window]) -> float:
+        """Mean loss over windows, nats per token; changes no gradient."""
+        losses = [cpu.cross_entropy(self.forward(x), y) for x, y in windows]
+        return float(np.mean(losses))
+
+    # ------------------------------ both ways ------------------------------
+
+    def __call__(self, tokens: Int, targets: Int, loss_scale: float) -> float:
+        """Forward, backward and weight gradients of one window.
+
+        Args:
+            tokens, targets: int32 [T].
+            loss_scale: factor on every gradient that is added to ``grads``.
+
+        Returns:
+            The loss in nats per token, unscaled. The gradients are complete.
+        """
+        assert self._grads is not None, "made without gradients"
+        logits = self.forward(tokens)
+        loss = cpu.cross_entropy(logits, targets, scale=loss_scale, dlogits=self._dlogits)
+        try:
+            for kernels, jobs in self._stages:
+                if kernels:
+                    self.trainer.run(kernels)
+                if jobs is not None:
+                    cpu.grad_submit(jobs)
+        finally:
+            cpu.grad_wait()  # also after an error: nothing may write to grads later
+        cpu.embed_backward(self._dx, tokens, self._grads[EMBEDDING])
+        self.trainer.micro_step()
+        return loss
+
+    def __repr__(self) -> str:
+        stages: list[Any] = self._stages
+        return f"<MicroStep of {len(self.program.forward)} forward kernels, {len(stages)} stages>"

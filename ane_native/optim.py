@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: MIT
+"""AdamW on fp32 masters that are never copied: three buffers take turns.
+
+The scheduler bakes version k+1 in the background while version k trains, and reads the
+masters it was handed as it does so. The optimizer therefore never updates in place: it reads
+the newest masters and writes the next version into a buffer that nobody reads any more.
+Handing the weights over then costs the training thread nothing. With ``staleness`` 0 or 1
+three buffers are enough (active, pending, next); a fourth is made when an older bound needs it.
+
+Also here: clipping by the global norm, dynamic loss scaling, learning-rate schedules. Not
+here: when to step and what to do about a run that does not recover; see train.py.
+
+The learning rate is not divided by the loss scale: gradients are unscaled before the moments
+see them, and m / sqrt(v) has no scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ane_native import cpu
+from ane_native.errors import CheckpointError, ConfigError
+
+__all__ = ["AdamW", "LossScale", "Schedule", "UpdateInfo", "constant", "warmup_cosine"]
+
+Float = npt.NDArray[np.float32]
+Params = dict[str, Float]
+Schedule = Callable[[int], float]
+
+ALIGN = 16  # floats: every tensor starts on a cache line
+
+# =============================== Schedules ======================================
+
+
+def constant(lr: float) -> Schedule:
+    """The same learning rate at every update."""
+    return lambda update: lr
+
+
+def warmup_cosine(lr: float, warmup: int, total: int, floor: float = 0.1) -> Schedule:
+    """Linear from lr / warmup to lr, then half a cosine down to ``floor * lr`` at ``total``.
+
+    Args:
+        lr: the highest rate.
+        warmup: updates of the linear part; 0 for none.
+        total: update at which the rate reaches its floor, and stays there.
+        floor: share of ``lr`` that remains.
+
+    Returns:
+        A function of the update's number, counted from 0.
+    """
+
+    def rate(update: int) -> float:
+        if update < warmup:
+            return lr * (update + 1) / warmup
+        if update >= total:
+            return lr * floor
+        done = (update - warmup) / max(1, total - warmup)
+        return lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+    return rate
+
+
+# =============================== Loss scale =====================================
+
+
+class LossScale:
+    """A power of two that keeps fp16 gradients above the engine's rounding.
+
+    Halved when a gradient is not finite (the update is skipped), doubled after
+    ``growth_interval`` good updates in a row.
+
+    Args:
+        scale: first value.
+        growth_interval: good updates before it is doubled; 0 keeps it.
+        largest: never above this. 65536 / T stays finite in fp16 for T >= 2.
+
+    Attributes:
+        scale: the current value.
+        skipped: updates skipped so far.
+        skipped_in_a_row: since the last good one.
+        grown, halved: how often it changed.
+    """
+
+    SMALLEST = 1.0
+
+    def __init__(
+        self, scale: float = 1024.0, growth_interval: int = 200, largest: float = 65536.0
+    ) -> None:
+        if not (scale >= self.SMALLEST and math.log2(scale).is_integer()):
+            raise ConfigError(f"loss scale: expected a power of two of at least 1, got {scale}")
+        self.scale = float(scale)
+        self.growth_interval = growth_interval
+        self.largest = largest
+        self.good = 0
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        self.grown = 0
+        self.halved = 0
+
+    def update(self, finite: bool) -> None:
+        """Take note of one update's gradients."""
+        if not finite:
+            self.good = 0
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            if self.scale > self.SMALLEST:
+                self.scale /= 2
+                self.halved += 1
+            return
+        self.skipped_in_a_row = 0
+        self.good += 1
+        if self.growth_interval and self.good >= self.growth_interval:
+            self.good = 0
+            if self.scale * 2 <= self.largest:
+                self.scale *= 2
+                self.grown += 1
+
+    def state_dict(self) -> dict[str, float | int]:
+        """Plain numbers, fit for JSON."""
+        names = ("scale", "good", "skipped", "skipped_in_a_row", "grown", "halved")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        try:
+            self.scale = float(state["scale"])
+            for name in ("good", "skipped", "skipped_in_a_row", "grown", "halved"):
+                setattr(self, name, int(state[name]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"state of the loss scale: {error!r}") from error
+
+
+# =============================== AdamW ==========================================
+
+
+class _Flat:
+    """One allocation with a view per tensor, so that whole passes see one array."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        offsets = {}
+        at = 0
+        for name, shape in shapes.items():
+            offsets[name] = at
+            at += -(-math.prod(shape) // ALIGN) * ALIGN
+        # numpy aligns to 16 bytes: move the start to a cache line.
+        memory = np.zeros(at + ALIGN, np.float32)
+        skew = (-memory.ctypes.data // 4) % ALIGN
+        self.all: Float = memory[skew : skew + at]
+        self.views: Params = {
+            name: self.all[offsets[name] : offsets[name] + math.prod(shape)].reshape(shape)
+            for name, shape in shapes.items()
+        }
+
+
+class _Masters(_Flat):
+    """One version of the fp32 weights."""
+
+    version = -1  # version as the scheduler counts it; -1: holds nothing
+    submitted = False  # whether the scheduler was given these arrays to read
+
+
+@dataclass(frozen=True)
+class UpdateInfo:
+    """What one update did.
+
+    Attributes:
+        applied: False when a gradient was not finite and nothing was changed.
+        grad_norm: global norm of the unscaled mean gradient before clipping.
+        clip: factor that clipping applied, 1 when it did nothing.
+        lr: learning rate used.
+        loss_scale: scale the gradients had been computed with.
+    """
+
+    applied: bool
+    grad_norm: float
+    clip: float
+    lr: float
+    loss_scale: float
+
+
+class AdamW:
+    """AdamW with decoupled weight decay over rotating fp32 masters.
+
+    Args:
+        params: first masters, name -> float32 array; copied.
+        betas: decay rates of the moments.
+        eps: added to sqrt(v).
+        weight_decay: for tensors with two axes or more; norm gains are never decayed.
+        clip: global norm above which gradients are scaled down; 0 for never.
+        loss_scale: the scaler; a fresh one when None.
+
+    Attributes:
+        grads: name -> float32 array to add gradients to; zeroed by :meth:`update`.
+        steps: updates applied so far (Adam's t).
+        loss_scale: the scaler.
+
+    Example:
+        >>> import numpy as np
+        >>> adam = AdamW({"w": np.ones((2, 2), np.float32)})
+        >>> adam.grads["w"][:] = adam.loss_scale.scale      # the gradient of sum(w), scaled
+        >>> info = adam.update(lr=0.1, micro_steps=1, oldest_needed=0)
+        >>> info.applied, adam.params["w"][0, 0] < 1
+        (True, True)
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, npt.NDArray[Any]],
+        *,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        clip: float = 1.0,
+        loss_scale: LossScale | None = None,
+    ) -> None:
+        for name, value in zip(("beta1", "beta2"), betas, strict=True):
+            if not 0.0 <= value < 1.0:
+                raise ConfigError(f"{name}: expected 0 <= {name} < 1, got {value}")
+        if not params:
+            raise ConfigError("params: expected at least one tensor, got none")
+        self.betas, self.eps, self.clip = betas, eps, clip
+        self.loss_scale = loss_scale or LossScale()
+        self.steps = 0
+        self._shapes = {name: np.shape(p) for name, p in params.items()}
+        self._decay = {n: weight_decay if len(s) > 1 else 0.0 for n, s in self._shapes.items()}
+        self._m, self._v, self._g = (_Flat(self._shapes) for _ in range(3))
+        self._buffers = [_Masters(self._shapes)]
+        self._newest = self._buffers[0]
+        self._passes: dict[tuple[int, int], cpu.AdamTensors] = {}
+        self.grads = self._g.views
+        self._fill(self._newest, params, "params")
+        self._newest.version = 0
+
+    @property
+    def params(self) -> Params:
+        """The newest masters. Hand them over and do not write to them."""
+        return self._newest.views
+
+    @property
+    def version(self) -> int:
+        """Number of the newest masters, as :class:`DoubleBufferedTrainer` counts versions."""
+        return self._newest.version
+
+    # ------------------------------ one update ------------------------------
+
+    def update(self, *, lr: float, micro_steps: int, oldest_needed: int) -> UpdateInfo:
+        """Unscale, clip, step; the gradients are zero afterwards.
+
+        Args:
+            lr: learning rate of this update.
+            micro_steps: gradients that were added up; their mean is used.
+            oldest_needed: of the scheduler: masters it was given for versions before this
+                one are free.
+
+        Returns:
+            What was done. After ``applied == False`` (a gradient was not finite) the masters,
+            moments and version are as before.
+        """
+        scale = self.loss_scale.scale
+        total, finite = cpu.sum_squares(self._g.all)
+        unscale = 1.0 / (scale * micro_steps)
+        norm = math.sqrt(total) * unscale if finite else math.inf
+        clip = min(1.0, self.clip / (norm + 1e-6)) if self.clip and finite else 1.0
+        if finite:
+            target = self._spare(oldest_needed)
+            self._pass(self._newest, target).step(
+                lr=lr,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                eps=self.eps,
+                step=self.steps + 1,
+                grad_scale=unscale * clip,
+            )
+            target.version = self._newest.version + 1
+            target.submitted = False
+            self._newest = target
+            self.steps += 1
+        self.loss_scale.update(finite)
+        self._g.all.fill(0.0)
+        return UpdateInfo(finite, norm, clip, lr, scale)
+
+    def zero_grads(self) -> None:
+        """Forget the gradients added so far."""
+        self._g.all.fill(0.0)
+
+    def handed_over(self, version: int, submitted: bool) -> None:
+        """Say what the scheduler made of the newest masters.
+
+        Args:
+            version: ``BatchStats.newest``.
+            submitted: ``BatchStats.submitted``: whether it reads them from now on.
+        """
+        self._newest.version, self._newest.submitted = version, submitted
+
+    def restart_versions(self, version: int) -> None:
+        """A new scheduler counts from 0: the newest masters are its ``version``.
+
+        No scheduler may be reading any of the buffers.
+        """
+        for buffer in self._buffers:
+            buffer.version, buffer.submitted = -1, False
+        self._newest.version = version
+
+    def _spare(self, oldest_needed: int) -> _Masters:
+        """A buffer nobody reads: not the newest, not one the scheduler still bakes or runs."""
+        for buffer in self._buffers:
+            if buffer is self._newest:
+                continue
+            if not buffer.submitted or buffer.version < oldest_needed:
+                return buffer
+        self._buffers.append(_Masters(self._shapes))
+        return self._buffers[-1]
+
+    def _pass(self, source: _Masters, target: _Masters) -> cpu.AdamTensors:
+        key = (self._buffers.index(source), self._buffers.index(target))
+        if key not in self._passes:
+            self._passes[key] = cpu.AdamTensors(
+                [
+                    (
+                        source.views[name],
+                        target.views[name],
+                        self._m.views[name],
+                        self._v.views[name],
+                        self._g.views[name],
+                        self._decay[name],
+                    )
+                    for name in self._shapes
+                ]
+            )
+        return self._passes[key]
+
+    # ------------------------------ state ------------------------------
+
+    def state_dict(self) -> tuple[Params, dict[str, Any]]:
+        """Tensors (``m.NAME``, ``v.NAME``, views) and numbers; the masters are not among them."""
+        tensors = {f"m.{name}": view for name, view in self._m.views.items()}
+        tensors |= {f"v.{name}": view for name, view in self._v.views.items()}
+        return tensors, {"steps": self.steps, "loss_scale": self.loss_scale.state_dict()}
+
+    def load_state_dict(
+        self, params: Mapping[str, Float], tensors: Mapping[str, Float], numbers: Mapping[str, Any]
+    ) -> None:
+        """Continue from masters and a :meth:`state_dict`.
+
+        Raises:
+            CheckpointError: a tensor is missing, unknown or of another shape.
+        """
+        self._fill(self._newest, params, "weights")
+        for kind, flat in (("m", self._m), ("v", self._v)):
+            part = {n[2:]: t for n, t in tensors.items() if n.startswith(f"{kind}.")}
+            self._fill(flat, part, f"optimizer {kind}")
+        try:
+            self.steps = int(numbers["steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"state of the optimizer: {error!r}") from error
+        self.loss_scale.load_state_dict(numbers.get("loss_scale", {}))
+        self._g.all.fill(0.0)
+
+    def _fill(self, flat: _Flat, values: Mapping[str, npt.NDArray[Any]], what: str) -> None:
+        missing, unknown = self._shapes.keys() - values.keys(), values.keys() - self._shapes.keys()
+        if missing or unknown:
+            name = sorted(missing or unknown)[0]
+            problem = "missing" if missing else "not known"
+            raise CheckpointError(f"{what}: tensor {name!r} is {problem}")
+        for name, view in flat.views.items():
+            if np.shape(values[name]) != view.shape:
+                raise CheckpointError(
+                    f"{what}: tensor {name!r}: expected shape {view.shape}, "
+                    f"got {np.shape(values[name])}"
+                )
+            view[...] = values[name]

@@ -1,0 +1,642 @@
+# SPDX-License-Identifier: MIT
+"""The training loop: micro-steps on the active generation, AdamW, the boundary.
+
+    for each update
+        micro-steps       forward, loss, backward, weight gradients   (microstep.py)
+        AdamW             masters k -> k+1, into a buffer of its own   (optim.py)
+        trainer.step()    swap what was compiled, compile k+1 beside the next batch
+
+Which weights a number belongs to. The training loss is that of the active generation, which
+with ``staleness=1`` is one update behind the newest weights; so is the validation loss in
+metrics.jsonl. The *final* validation loss of a run with an epilogue (the demo) is measured on
+a fresh generation made from the newest weights; a run without one reports the last of the
+others.
+
+Stopping and going on. The first Ctrl-C lets the micro-step end, saves and stops; a batch that
+was begun is begun again on resume, with the same windows. A checkpoint holds the newest
+weights and, when they differ, those the engine was running on, so a resumed run with
+``staleness`` 0 or 1 continues to the bit. A run that swaps when it is ready (2 and more,
+None) depends on timing and is not repeatable in the first place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from ane_native import generate, report, soft
+from ane_native.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ane_native.data import Corpus, WindowSampler, fixed_windows, open_corpus
+from ane_native.engine import Engine
+from ane_native.errors import (
+    AneError,
+    BudgetExhausted,
+    CheckpointError,
+    ConfigError,
+    EngineError,
+)
+from ane_native.metrics import MetricsLog
+from ane_native.microstep import MicroStep
+from ane_native.models.llama import PRESETS, LlamaConfig, LlamaProgram, init_params
+from ane_native.optim import AdamW, LossScale, UpdateInfo, warmup_cosine
+from ane_native.progress import Progress, make_progress
+from ane_native.scheduler import BatchStats, DoubleBufferedTrainer
+from ane_native.trace import TraceLog
+
+__all__ = ["RUNS", "TrainConfig", "TrainResult", "train"]
+
+log = logging.getLogger("ane_native")
+
+TRIES = 3  # boundaries that may fail in a row before the run stops
+MOST_SKIPS = 20  # updates skipped in a row before the run counts as diverged
+TRACE_RING = 65536  # events the core keeps between two reads
+
+# =============================== Configuration ==================================
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run; checked when made.
+
+    Attributes:
+        model: name in :data:`ane_native.models.llama.PRESETS`.
+        data: corpus, see :func:`ane_native.data.open_corpus`; None: the standard library.
+        vocab: vocabulary of a ``.bin`` corpus; None: the model's.
+        include_tests: with the standard library, also its tests.
+        updates: weight updates of the whole run.
+        accumulate: micro-steps (windows) per update.
+        staleness: see :class:`DoubleBufferedTrainer`.
+        lr, warmup, lr_floor: schedule, see :func:`ane_native.optim.warmup_cosine`.
+        weight_decay, clip, beta1, beta2: see :class:`ane_native.optim.AdamW`.
+        loss_scale, loss_scale_interval: see :class:`ane_native.optim.LossScale`.
+        seed: of the initial weights and of the windows.
+        valid_every: updates between two validations; 0: only at the start and the end.
+        valid_windows: windows of a validation.
+        save_every: updates between two checkpoints; 0: only at the end.
+        sync_updates: updates with ``staleness=0`` after the run, to compare stalls.
+        sample_tokens: length of the sample printed after the run; 0: none.
+        compile_limit: compiles this process may make; None: softane's limit is lifted,
+            Apple's is what it is.
+        timing: softane's timing ("off", "m4", ...); None leaves it as it is.
+        trace_events: events kept in trace.json; 0: no trace.
+        overlap_gradients: queue weight gradients while the backward chain runs.
+    """
+
+    model: str = "demo"
+    data: str | None = None
+    vocab: int | None = None
+    include_tests: bool = False
+    updates: int = 300
+    accumulate: int = 4
+    staleness: int | None = 1
+    lr: float = 1e-3
+    warmup: int = 20
+    lr_floor: float = 0.1
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    loss_scale: float = 1024.0
+    loss_scale_interval: int = 200
+    seed: int = 0
+    valid_every: int = 25
+    valid_windows: int = 8
+    save_every: int = 0
+    sync_updates: int = 0
+    sample_tokens: int = 0
+    compile_limit: int | None = None
+    timing: str | None = None
+    trace_events: int = 60_000
+    overlap_gradients: bool = True
+
+    def __post_init__(self) -> None:
+        if self.model not in PRESETS:
+            raise ConfigError(f"model: expected one of {', '.join(PRESETS)}, got {self.model!r}")
+        least = {"updates": 1, "accumulate": 1, "valid_windows": 1}
+        least |= dict.fromkeys(
+            ("warmup", "valid_every", "save_every", "sync_updates", "sample_tokens", "seed"), 0
+        )
+        least |= {"trace_events": 0, "loss_scale_interval": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ConfigError(f"{name}: expected {low} or more, got {value!r}")
+        for name in ("staleness", "compile_limit"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ConfigError(f"{name}: expected 0 or more, or none, got {value!r}")
+        for name in ("lr", "lr_floor", "weight_decay", "clip"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
+        if self.lr == 0:
+            raise ConfigError("lr: expected more than 0, got 0")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field name -> value, for JSON."""
+        return dataclasses.asdict(self)
+
+
+RUNS: dict[str, TrainConfig] = {
+    "demo": TrainConfig(sync_updates=8, sample_tokens=200),
+    "tiny": TrainConfig(model="tiny", updates=20, accumulate=2, warmup=5, valid_every=10),
+}
+"""Named settings of runs: ``--preset`` of the command line."""
+
+
+def config_from(values: Mapping[str, Any], where: object) -> TrainConfig:
+    """A configuration from JSON.
+
+    Raises:
+        ConfigError: unknown or unusable settings; names `where` they stand.
+    """
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown settings {', '.join(unknown)}")
+    try:
+        return TrainConfig(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+# =============================== Ctrl-C =========================================
+
+
+class Interrupts:
+    """Turns the first Ctrl-C into a flag; the second is a KeyboardInterrupt at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        # A handler may not print: the stream could be in the middle of a write.
+        os.write(2, b"\nstopping after this micro-step (Ctrl-C again stops at once)\n")
+
+
+# =============================== The run ========================================
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: the run's directory.
+        checkpoint: the last checkpoint.
+        updates: updates done, of the whole run.
+        interrupted: True when Ctrl-C ended it early.
+        summary: content of summary.json.
+        sample: the generated text, None when there is none.
+    """
+
+    folder: Path
+    checkpoint: Path
+    updates: int
+    interrupted: bool
+    summary: dict[str, Any]
+    sample: str | None
+
+
+def train(
+    config: TrainConfig,
+    *,
+    out: str | os.PathLike[str] = "runs",
+    name: str = "train",
+    resume: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a model and keep everything in a run directory.
+
+    Args:
+        config: settings. When resuming, model, data and seed must be those of the run.
+        out: directory of runs.
+        name: name of the run's directory; one that exists gets a suffix, ``-2`` and so on.
+        resume: directory of a run to continue; ``out`` and ``name`` are not used then.
+        progress: where the run shows itself; None: a live line, or plain lines.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: what the message says.
+        EngineError: a generation failed to compile three times in a row; BudgetExhausted: no
+            compile is left. A checkpoint was saved before either.
+        FloatingPointError: the run diverged. A checkpoint was saved.
+        KeyboardInterrupt: on a second Ctrl-C.
+    """
+    shown = progress or make_progress()
+    with ExitStack() as stack:
+        stack.callback(shown.close)
+        stop = stack.enter_context(Interrupts())
+        model = PRESETS[config.model]
+        vocab = config.vocab
+        if config.data is not None and config.data.endswith(".bin") and vocab is None:
+            vocab = model.vocab
+        corpus = open_corpus(
+            config.data, seq=model.seq, vocab=vocab, include_tests=config.include_tests
+        )
+        model = dataclasses.replace(model, vocab=corpus.vocab)
+        checkpoint = None if resume is None else load_checkpoint(resume)
+        if checkpoint is not None:
+            _check_resume(checkpoint, model, corpus, config)
+        engine = _open_engine(config, stack)
+        folder = report.make_folder(out, name) if resume is None else Path(resume)
+        shown.say(f"engine   {engine.label}")
+        shown.say(f"data     {corpus.describe()}")
+        shown.say(f"model    {config.model}: {model.parameter_count:,} parameters, {model}")
+        shown.say(f"run      {folder}")
+        run = Run(config, model, corpus, engine, folder, shown, stop)
+        stack.callback(run.metrics.close)
+        return run.go(checkpoint)
+
+
+def _open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
+    """Open the engine and make the run's settings, undone when the stack is left."""
+    engine = Engine()
+    if engine.name.startswith("softane"):
+        settings: dict[str, Any] = {"compile_limit": config.compile_limit or 0}
+        if config.timing is not None:
+            settings["timing"] = config.timing
+        try:
+            stack.enter_context(soft.using(**settings))
+        except ValueError as error:
+            raise ConfigError(f"timing: {error}") from error
+        return engine
+    if config.timing not in (None, "off"):
+        raise ConfigError(f"timing: only softane has it, and the engine is {engine.name}")
+    if config.compile_limit is not None:
+        os.environ["ANE_NATIVE_COMPILE_LIMIT"] = str(config.compile_limit)
+        Engine.refresh_limit()
+    return engine
+
+
+def _check_resume(
+    checkpoint: Checkpoint, model: LlamaConfig, corpus: Corpus, config: TrainConfig
+) -> None:
+    """The checkpoint must be of this model and this corpus, and not past the end."""
+    state, path = checkpoint.state, checkpoint.path
+    saved = generate.model_of(state, checkpoint.weights, path)
+    if saved != model:
+        raise ConfigError(f"model: expected that of {path}, {saved}, got {model}")
+    if state.get("corpus") != corpus.fingerprint:
+        raise ConfigError(
+            f"data: expected the corpus that {path} was trained on, got another: {corpus.name}"
+        )
+    if int(state["updates"]) >= config.updates:
+        raise ConfigError(
+            f"updates: {path} has {state['updates']} already, expected more than that, "
+            f"got {config.updates}"
+        )
+
+
+class Run:
+    """One run, from its first generation to its summary. Use :func:`train`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: LlamaConfig,
+        corpus: Corpus,
+        engine: Engine,
+        folder: Path,
+        progress: Progress,
+        stop: Interrupts,
+    ) -> None:
+        self.config, self.model, self.corpus, self.engine = config, model, corpus, engine
+        self.folder, self.progress, self.stop = folder, progress, stop
+        self.program = LlamaProgram(model)
+        self.sampler = WindowSampler(corpus.train, model.seq, config.seed + 1)
+        self.valid = fixed_windows(corpus.valid, model.seq, config.valid_windows)
+        self.schedule = warmup_cosine(config.lr, config.warmup, config.updates, config.lr_floor)
+        rng = np.random.Generator(np.random.PCG64(config.seed))
+        self.optimizer = AdamW(
+            init_params(model, rng),
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            loss_scale=LossScale(config.loss_scale, config.loss_scale_interval),
+        )
+        self.done = self.first_update = 0
+        self.in_epilogue = False
+        self.saved = folder  # the last checkpoint, once there is one
+        self.trace = TraceLog(max(2, config.trace_events))
+        self.metrics = MetricsLog(folder / "metrics.jsonl")
+        self.sync_records: list[dict[str, Any]] = []
+        self.final_valid: float | None = None
+        self.sample: str | None = None
+        self.trainer: DoubleBufferedTrainer
+        self.step: MicroStep
+
+    # ------------------------------ life ------------------------------
+
+    def go(self, checkpoint: Checkpoint | None) -> TrainResult:
+        """Train from the start or from a checkpoint to the end, or to Ctrl-C."""
+        active: Mapping[str, Any] = self.optimizer.params
+        if checkpoint is not None:
+            active = self._restore(checkpoint)
+        report.write_config(self.folder, self.config, self.model, self.corpus, self.engine)
+        begin = time.monotonic_ns()
+        self._open(active, self.config.staleness)
+        try:
+            if checkpoint is not None and active is not self.optimizer.params:
+                # The engine lagged behind: version 0 is what it ran on, 1 the newest.
+                self._boundary()
+            self._record_start(begin)
+            self.progress.start(self.config.updates, self.done)
+            interrupted = not self._loop()
+            if not interrupted:
+                self._save(self.sampler.state_dict())
+        except KeyboardInterrupt:
+            self._close(timeout=2.0)
+            raise
+        except BaseException:
+            self._close()
+            raise
+        self._close()
+        if not interrupted and not self.stop.requested:
+            self._epilogue()
+        self.progress.close()
+        summary = report.write_report(
+            self.folder,
+            self.metrics.records,
+            self.sync_records,
+            corpus=self.corpus,
+            engine=self.engine,
+            config=self.config,
+            final_valid=self.final_valid,
+            sample=self.sample,
+        )
+        return TrainResult(self.folder, self.saved, self.done, interrupted, summary, self.sample)
+
+    def _open(self, weights: Mapping[str, Any], staleness: int | None) -> None:
+        """Compile a first generation; it becomes version 0."""
+        ring = TRACE_RING if self.config.trace_events and not self.in_epilogue else 0
+        self.trainer = DoubleBufferedTrainer(
+            self.program.kernel_set(), weights, staleness=staleness, trace=ring
+        )
+        newest_is_0 = weights is self.optimizer.params
+        self.optimizer.restart_versions(0 if newest_is_0 else 1)
+        try:
+            self.step = MicroStep(
+                self.program,
+                self.trainer,
+                self.optimizer.grads,
+                overlap=self.config.overlap_gradients,
+            )
+        except BaseException:
+            self.trainer.close()
+            raise
+
+    def _close(self, timeout: float | None = None) -> None:
+        self._drain()
+        self.trainer.close(timeout)
+        if self.config.trace_events:
+            self.trace.write(
+                self.folder / report.trace_name(self.folder, self.first_update),
+                engine=self.engine.label,
+                model=self.config.model,
+                staleness=self.config.staleness,
+            )
+
+    def _drain(self) -> None:
+        if self.config.trace_events:
+            self.trace.add(self.trainer.drain_trace())
+
+    # ------------------------------ checkpoints ------------------------------
+
+    def _save(self, windows: Mapping[str, Any]) -> None:
+        """Save the state after `self.done` updates; `windows`: the sampler's state there."""
+        tensors, numbers = self.optimizer.state_dict()
+        lags = self.trainer.generation != self.optimizer.version
+        if lags:
+            active = self.trainer.active_weights
+            tensors |= {f"active.{n}": active[n] for n in self.optimizer.params}
+        state = {
+            "updates": self.done,
+            "model": dataclasses.asdict(self.model),
+            "corpus": self.corpus.fingerprint,
+            "windows": windows,
+            "optimizer": numbers,
+            "active_lags": lags,
+        }
+        with self.trace.main("save"):
+            self.saved = save_checkpoint(
+                self.folder / "checkpoints", self.done, self.optimizer.params, tensors, state
+            )
+
+    def _restore(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """Take over a checkpoint; returns the weights the engine was running on."""
+        state = checkpoint.state
+        moments = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith("active.")}
+        try:
+            self.optimizer.load_state_dict(checkpoint.weights, moments, state["optimizer"])
+            self.sampler.load_state_dict(state["windows"])
+            self.done = int(state["updates"])
+            lags = bool(state["active_lags"])
+        except (KeyError, TypeError, ValueError, AneError) as error:
+            raise CheckpointError(f"{checkpoint.path}: {error}") from error
+        self.metrics.close()
+        self.metrics = MetricsLog(
+            self.folder / "metrics.jsonl", keep=lambda r: int(r.get("update", 0)) <= self.done
+        )
+        self.saved = checkpoint.path
+        self.progress.say(f"resumed  {checkpoint.path}, {self.done} updates done")
+        if not lags or self.config.staleness == 0:
+            return self.optimizer.params
+        active = {
+            n[len("active.") :]: t
+            for n, t in checkpoint.optimizer.items()
+            if n.startswith("active.")
+        }
+        if active.keys() != self.optimizer.params.keys():
+            raise CheckpointError(
+                f"{checkpoint.path}: the weights of the active generation are missing"
+            )
+        return active
+
+    # ------------------------------ the loop ------------------------------
+
+    def _record_start(self, begin_ns: int) -> None:
+        assert self.trainer.stats is not None
+        self.first_update = self.done
+        with self.trace.main("validation"):
+            valid = self.step.evaluate(self.valid)
+        ready_ms = (time.monotonic_ns() - begin_ns) / 1e6
+        first = {"kind": "start", "update": self.done, "valid_loss": valid, "ready_ms": ready_ms}
+        self.metrics.add({**first, **self.trainer.stats.as_dict()})
+        self.progress.say(
+            f"start    validation loss {valid:.3f}, first generation after {ready_ms:,.0f} ms"
+        )
+
+    def _loop(self) -> bool:
+        """Train to the end; False when Ctrl-C came first (a checkpoint is saved then)."""
+        while self.done < self.config.updates:
+            windows = self.sampler.state_dict()
+            record = self._update()
+            if record is None:
+                self._save(windows)
+                return False
+            last = self.done == self.config.updates
+            every = self.config.valid_every
+            record["valid_loss"] = None
+            if last or (every and self.done % every == 0):
+                with self.trace.main("validation"):
+                    record["valid_loss"] = self.step.evaluate(self.valid)
+            self._drain()
+            self.metrics.add(record)
+            self.progress.update(record)
+            if self.config.save_every and self.done % self.config.save_every == 0 and not last:
+                self._save(self.sampler.state_dict())
+        return True
+
+    def _batch(self) -> float | None:
+        """The micro-steps of one update; their mean loss, or None when Ctrl-C came."""
+        losses = []
+        for _ in range(self.config.accumulate):
+            tokens, targets = self.sampler.next()
+            with self.trace.main("micro-step"):
+                losses.append(self.step(tokens, targets, self.optimizer.loss_scale.scale))
+            if self.stop.requested:
+                return None
+        return float(np.mean(losses))
+
+    def _update(self) -> dict[str, Any] | None:
+        """One batch, one AdamW, one boundary; the record of it. None when Ctrl-C came."""
+        begin = time.monotonic_ns()
+        loss = self._batch()
+        if loss is None:
+            self.optimizer.zero_grads()
+            return None
+        adam_begin = time.monotonic_ns()
+        info = self.optimizer.update(
+            lr=self.schedule(self.done),
+            micro_steps=self.config.accumulate,
+            oldest_needed=self.trainer.oldest_needed,
+        )
+        adam_end = time.monotonic_ns()
+        self.trace.span("AdamW", 1, adam_begin, adam_end)
+        if not self.in_epilogue:
+            self.done += 1
+        stats = None
+        if info.applied:
+            stats = self._boundary()
+            self.trace.counter("staleness", stats.staleness)
+        elif self.optimizer.loss_scale.skipped_in_a_row >= MOST_SKIPS:
+            raise FloatingPointError(
+                f"the run diverged: gradients were not finite in {MOST_SKIPS} updates in a row"
+                + self._save_and_say()
+            )
+        return self._record(loss, info, stats, begin, (adam_end - adam_begin) / 1e6)
+
+    def _record(
+        self, loss: float, info: UpdateInfo, stats: BatchStats | None, begin: int, adam_ms: float
+    ) -> dict[str, Any]:
+        update_ms = (time.monotonic_ns() - begin) / 1e6
+        tokens = self.config.accumulate * self.model.seq
+        return {
+            "kind": "update",
+            "update": self.done,
+            "loss": loss,
+            **dataclasses.asdict(info),
+            "tokens": tokens,
+            "tokens_per_s": tokens / update_ms * 1000,
+            "update_ms": update_ms,
+            "adam_ms": adam_ms,
+            "micro_steps": self.config.accumulate,
+            **(stats.as_dict() if stats is not None else {}),
+        }
+
+    def _boundary(self) -> BatchStats:
+        """Hand the newest masters over. When the pending generation turns out to have failed,
+        it is dropped and the newest takes its place; the active one goes on meanwhile."""
+        failed = 0
+        while True:
+            try:
+                with self.trace.main("boundary"):
+                    stats = self.trainer.step(self.optimizer.params, handover=True)
+            except BudgetExhausted as error:
+                raise BudgetExhausted(f"{error}{self._save_and_say()}") from error
+            except EngineError as error:
+                failed += 1
+                self.progress.say(f"update {self.done}: a generation failed: {error}")
+                if failed < TRIES:
+                    continue
+                self.progress.say(f"giving up after {TRIES} failures{self._save_and_say()}")
+                raise
+            self.optimizer.handed_over(stats.newest, stats.submitted)
+            return stats
+
+    def _save_and_say(self) -> str:
+        """Save before an error ends the run; the words that say so."""
+        if self.in_epilogue:
+            return ""
+        self._save(self.sampler.state_dict())
+        return (
+            f"\n  saved {self.saved}; a new process goes on from there: "
+            f"ane-native train --resume {self.folder}"
+        )
+
+    # ------------------------------ after it ------------------------------
+
+    def _epilogue(self) -> None:
+        """On a generation of the newest weights: final validation, a sample, a few
+        synchronous updates for comparison. Nothing of it is saved in the checkpoint."""
+        config = self.config
+        if not config.sync_updates and not config.sample_tokens:
+            return
+        self.progress.say("newest weights: compiling a generation of their own")
+        self.in_epilogue = True
+        self._open(self.optimizer.params, staleness=0)
+        try:
+            self.final_valid = self.step.evaluate(self.valid)
+            if config.sample_tokens:
+                self.sample = self._sample(config.sample_tokens)
+            if config.sync_updates:
+                self.progress.say(f"{config.sync_updates} updates with staleness=0, to compare")
+            for _ in range(config.sync_updates):
+                record = None if self.stop.requested else self._update()
+                if record is None:
+                    break
+                self.sync_records.append(record)
+        finally:
+            self.trainer.close()
+
+    def _sample(self, count: int) -> str:
+        """The corpus's first validation bytes continued by the model."""
+        prompt = [int(t) for t in self.valid[0][0][:32]]
+        drawn = generate.sample(
+            self.step.forward,
+            prompt,
+            count,
+            seq=self.model.seq,
+            vocab=self.model.vocab,
+            seed=self.config.seed,
+        )
+        if not self.corpus.is_bytes:
+            return " ".join(str(token) for token in drawn)
+        text = "".join(generate.decode_bytes(drawn))
+        return bytes(prompt).decode("utf-8", "replace") + "|" + text
