@@ -27,7 +27,7 @@ system:
 $(VENV)/.made: | system
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) 'setuptools>=64' wheel 'cffi>=1.15'
+	@$(PIP) 'setuptools>=77' 'cffi>=1.15'
 	@touch $@
 
 # The package in place, with what a user has / with what a developer needs.

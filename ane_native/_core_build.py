@@ -12,7 +12,9 @@ wrapper do not meet. Knows nothing of softane.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import sys
 import sysconfig
 from pathlib import Path
@@ -74,7 +76,8 @@ def write_wrapper(out: Path) -> Path:
     ffi.cdef((HERE / "_core.cdef").read_text(encoding="utf-8"))
     ffi.set_source(MODULE, '#include "_core.h"')
     path = out / "_core_wrapper.c"
-    ffi.emit_c_code(str(path))
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells its life story otherwise
+        ffi.emit_c_code(str(path))
     return path
 
 
