@@ -19,9 +19,9 @@ import mil_eval
 import numpy as np
 import numpy.typing as npt
 import pytest
-from llama_problem import Problem, half
+from llama_problem import ODD, WIDE, Problem, fp16_tolerance, fresh, half, lively
 
-from ane_native.models.llama import PRESETS, LlamaProgram, init_params
+from ane_native.models.llama import PRESETS, LlamaConfig, LlamaProgram
 
 Array = npt.NDArray[np.float64]
 KERNELS = sorted(LlamaProgram(PRESETS["tiny"]).mil)
@@ -105,13 +105,13 @@ def test_kernel_gradients_equal_finite_differences(problem: Problem, kernel: str
 # =============================== Against automatic differentiation ==============
 
 
-def test_model_gradients_equal_automatic_differentiation(problem: Problem) -> None:
+@pytest.mark.parametrize("config", [PRESETS["tiny"], ODD, WIDE], ids=["tiny", "odd", "wide"])
+def test_model_gradients_equal_automatic_differentiation(config: LlamaConfig) -> None:
     """Chains, wires and gradient jobs, all parameters, float64 on both sides."""
-    loss, grads = reference.loss_and_gradients(
-        problem.program, problem.params, problem.tokens, problem.targets
-    )
+    case = lively(config)
+    loss, grads = reference.loss_and_gradients(case.program, case.params, case.tokens, case.targets)
     want_loss, want = llama_autograd.loss_and_gradients(
-        problem.program.config, problem.params, problem.tokens, problem.targets
+        config, case.params, case.tokens, case.targets
     )
     assert abs(loss - want_loss) < 1e-12
     assert set(grads) == set(want)
@@ -142,16 +142,6 @@ def got_names(problem: Problem, kernel: str) -> list[str]:
     return [port[4:] for port in problem.program.mil[kernel].outputs]
 
 
-def fp16_tolerance(operations: int) -> float:
-    """Relative error norm a kernel may have in fp16: 2^-11 sqrt(operations).
-
-    A rounding moves a number by at most 2^-11 of itself (half a step). Between an input
-    and an output lie no more roundings than the text has operations; they are independent,
-    so their squares add. Measured: at most 0.45 of it.
-    """
-    return float(2.0**-11 * np.sqrt(operations))
-
-
 @pytest.mark.parametrize("arithmetic", ["fp16", "silicon"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_text_with_rounding_stays_close(
@@ -174,15 +164,6 @@ def run_text(problem: Problem, arithmetic: mil_eval.Arithmetic) -> Any:
         return evaluate(problem, kernel, arithmetic, inputs)
 
     return run
-
-
-def fresh(seed: int) -> Problem:
-    """The tiny model as it starts training, where gradients are smallest."""
-    config = PRESETS["tiny"]
-    rng = np.random.default_rng(seed)
-    params = init_params(config, rng)
-    tokens = rng.integers(0, config.vocab, config.seq + 1).astype(np.int32)
-    return Problem(LlamaProgram(config), params, tokens[:-1], tokens[1:], {})
 
 
 @pytest.mark.parametrize("arithmetic", ["fp16", "silicon"])
