@@ -518,6 +518,14 @@ static double two_compiles(unsigned q1, unsigned q2) {
     return ms;
 }
 
+/* A busy machine can only make the time longer: one short try of three is proof. */
+static bool two_overlap(unsigned q1, unsigned q2) {
+    for (int i = 0; i < 3; i++)
+        if (two_compiles(q1, q2) < 480)
+            return true;
+    return false;
+}
+
 static void one_level_is_serial_and_two_overlap(void) {
     static const unsigned valid[][2] = {{33, 3}, {25, 4}, {21, 5}, {17, 6}, {9, 7}, {0, 2}, {1, 5}, {63, 5}, {4000000000u, 5}};
     for (size_t i = 0; i < sizeof valid / sizeof *valid; i++)
@@ -525,7 +533,7 @@ static void one_level_is_serial_and_two_overlap(void) {
     CHECK(sa_queue_priority(0) == 2 && sa_queue_priority(12) == 5);
     CHECK(two_compiles(21, 21) >= 499);
     CHECK(two_compiles(21, 5) >= 499); /* an invalid level uses queue 5, as 21 does */
-    CHECK(two_compiles(21, 17) < 480);
+    CHECK(two_overlap(21, 17));
 }
 
 static void evaluations_do_not_wait_for_a_compile(void) {

@@ -518,9 +518,17 @@ static double two_compiles(unsigned q1, unsigned q2) {
     return ms;
 }
 
+/* A busy machine can only make the time longer: one short try of three is proof. */
+static bool two_overlap(unsigned q1, unsigned q2) {
+    for (int i = 0; i < 3; i++)
+        if (two_compiles(q1, q2) < 480)
+            return true;
+    return false;
+}
+
 static void levels_are_serial_evaluations_are_not(void) {
     CHECK(two_compiles(17, 17) >= 499); /* 22 */
-    CHECK(two_compiles(17, 21) < 480);  /* 23 */
+    CHECK(two_overlap(17, 21));         /* 23 */
     CHECK(two_compiles(42, 43) >= 499); /* 27: both are queue 5 */
 
     id<Model> m = staged(sub_text, nil);
