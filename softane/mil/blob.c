@@ -207,7 +207,7 @@ static SaStatus file_of(Binder *b, const char *path, SaWeightFile **out) {
 /* The bytes of one constant. They stay in the file's memory unless they are
  * not aligned for their dtype there. */
 static SaStatus bind_const(Binder *b, const SaValue *v, SaConst *c) {
-    SaWeightFile *f;
+    SaWeightFile *f = NULL;
     const void *data;
     SA_TRY(file_of(b, c->blob_path, &f));
     SA_TRY(sa_blob_find(f->bytes, f->size, c->blob_offset, v->type.dtype, c->bytes, &data, b->err));

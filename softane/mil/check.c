@@ -46,6 +46,7 @@ static SaStatus check_port(const SaValue *v, const char *what, SaError *err) {
                         sa_dtype_name(v->type.dtype));
 }
 
+/* The inputs; outputs follow when their operations have been checked. */
 static SaStatus check_ports(const SaFunction *f, const SaLimits *limits, SaError *err) {
     if (f->n_params > limits->max_ports || f->n_outputs > limits->max_ports)
         return sa_error_set(err, SA_E_LIMIT, f->pos, "more than %d inputs or outputs", limits->max_ports);
@@ -53,8 +54,6 @@ static SaStatus check_ports(const SaFunction *f, const SaLimits *limits, SaError
         SA_TRY(check_port(f->params[i], "input", err));
         SA_TRY(check_size(f->params[i], limits, err));
     }
-    for (int i = 0; i < f->n_outputs; i++)
-        SA_TRY(check_port(f->outputs[i], "output", err));
     return SA_OK;
 }
 
@@ -115,6 +114,8 @@ SaStatus sa_program_check(SaArena *arena, SaProgram *p, const SaLimits *limits, 
         SA_TRY(check_ports(f, limits, err));
         for (int k = 0; k < f->n_ops; k++)
             SA_TRY(check_op(arena, &f->ops[k], limits, err));
+        for (int k = 0; k < f->n_outputs; k++)
+            SA_TRY(check_port(f->outputs[k], "output", err));
         SA_TRY(count_live(arena, f, &live, err));
     }
     p->n_live_ops = live;

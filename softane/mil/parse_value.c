@@ -56,7 +56,7 @@ static SaStatus dims(SaParser *ps, SaType *out) {
     SA_TRY(sa_parser_take(ps, '[', "'['"));
     while (ps->lx.tok.kind != ']') {
         SaPos pos = ps->lx.tok.pos;
-        int64_t d;
+        int64_t d = 0;
         if (out->rank == SA_MAX_RANK)
             return sa_parser_fail(ps, SA_E_LIMIT, pos, "rank above %d", SA_MAX_RANK);
         SA_TRY(dim(ps, &d));

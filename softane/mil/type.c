@@ -162,7 +162,7 @@ SaStatus sa_rule_axes(SaRuleCtx *c, const char *key, int rank, unsigned *mask) {
     const SaValue *v = sa_op_value(c->op, key);
     for (int64_t i = 0; i < t->dim[0]; i++) {
         int64_t axis;
-        int at;
+        int at = 0;
         if (!sa_const_int_at(v, i, &axis))
             return sa_rule_fail(c, SA_E_OPERAND, key, "an axis cannot be read");
         SA_TRY(sa_rule_axis(c, key, axis, rank, &at));
