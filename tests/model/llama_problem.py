@@ -88,6 +88,6 @@ def fp16_tolerance(operations: int) -> float:
 
     A rounding moves a number by at most 2^-11 of itself (half a step). Between an input
     and an output lie no more roundings than the text has operations; they are independent,
-    so their squares add. Measured: at most 0.45 of it.
+    so their squares add. Measured: at most half of it.
     """
     return float(2.0**-11 * np.sqrt(operations))
