@@ -188,7 +188,7 @@ static const char *store_float(const SaToken *t, const Number *n, SaDtype dtype,
 }
 
 static const char *store_int(const Number *n, SaDtype dtype, void *dst, SaStatus *code) {
-    uint64_t v, most;
+    uint64_t v = 0, most;
     bool is_signed = dtype == SA_INT8 || dtype == SA_INT16 || dtype == SA_INT32;
     size_t bytes = sa_dtype_bytes(dtype);
     if (n->fraction || n->exponent)

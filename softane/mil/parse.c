@@ -304,7 +304,7 @@ static SaStatus results(SaParser *ps) {
         SaType type;
         SA_TRY(sa_parse_type(ps, &type));
         SaPos pos = ps->lx.tok.pos;
-        const char *name;
+        const char *name = NULL;
         SA_TRY(identifier(ps, "the name of a result", &name));
         SaValue *v = value_new(ps, type, pos);
         if (!v || !vec_push_pointer(ps, &ps->results, v))

@@ -143,6 +143,8 @@ static const Case cases[] = {
         CONST("tensor<bool, [4]>", "q", "[true, false, false, false]")
         CONST("tensor<bool, [4]>", "m", "[false, true, false, false]") Y("2, 3, 3")
         "slice_by_index(x=x, begin=b, end=e, stride=s, end_mask=m, squeeze_mask=q)" NAMED, "y"},
+    {"tensor<fp16, [8]> x", INTS("z", "1", "3") INTS("s", "1", "-2") CONST("tensor<bool, [1]>", "t", "[true]") Y("4")
+        "slice_by_index(x=x, begin=z, end=z, stride=s, begin_mask=t, end_mask=t)" NAMED, "y"},
     {IMAGE ", tensor<fp16, [1, 1, 6, 8]> b", INT("a", "-3") BOOL("i", "false") Y("1, 6, 6, 8")
         "concat(values=(x, b, b), axis=a, interleave=i)" NAMED, "y"},
     {IMAGE, INT("a", "1") INTS("s", "2", "1, 3") "tensor<fp16, [1, 1, 6, 8]> y, tensor<fp16, [1, 3, 6, 8]> z = "
@@ -621,8 +623,31 @@ static void weights_are_bound_from_files(void) {
     };
     for (size_t i = 0; i < sizeof outside / sizeof *outside; i++)
         check_at(__LINE__, bind_one(dir, outside[i], 64, &err, got, &total) == SA_E_BLOB, outside[i]);
+    bool all_lost = true; /* the n-th allocation fails; a hundred are more than enough to get through */
+    for (int i = 0; i < 100 && all_lost; i++) {
+        char point[64];
+        snprintf(point, sizeof point, "arena.alloc=%d*off->1*return", i);
+        sa_failpoint_configure(point);
+        SaStatus s = bind_one(dir, "@model_path/weights/odd.bin", 200, &err, got, &total);
+        all_lost = s == SA_E_MEMORY;
+        if (!all_lost)
+            CHECK(s == SA_OK);
+    }
+    sa_failpoint_configure("");
+    CHECK(!all_lost);
     CHECK(file_write(dir, "weights/w.bin", f, 0));
     CHECK(bind_one(dir, "@model_path/weights/w.bin", 64, &err, got, &total) == SA_E_BLOB);
+
+    /* two constants of one file, and no interest in the reason */
+    const char *twice = MAIN("tensor<fp16, [4]> x", BLOB("v", "4") BLOB("w", "4") Y("4") "add(x=v, y=w)" NAMED, "y");
+    n = blob_make(f, 1, four, 8);
+    CHECK(file_write(dir, "w.bin", f, n));
+    Run both = run_text(twice, strlen(twice), NULL);
+    CHECK(both.status == SA_OK && sa_program_bind(both.arena, both.program, dir, &total, NULL) == SA_OK && total == 16);
+    const SaOp *ops = both.status == SA_OK ? both.program->functions[0].ops : NULL;
+    CHECK(ops && ops[0].results[0]->constant->data == ops[1].results[0]->constant->data);
+    CHECK(ops && sa_program_bind(both.arena, both.program, "/nowhere", &total, NULL) == SA_E_IO);
+    run_end(&both);
 
     /* gather indices from a file are checked once they are known */
     const int32_t far[2] = {1, 9};
@@ -634,8 +659,8 @@ static void weights_are_bound_from_files(void) {
     CHECK(r.status == SA_OK && sa_program_bind(r.arena, r.program, dir, NULL, &r.err) == SA_E_OPERAND);
     run_end(&r);
 
-    static const char *const files[] = {"weights/w.bin", "weights/odd.bin", "weights/i.bin", "weights", ""};
-    for (int i = 0; i < 5; i++) {
+    static const char *const files[] = {"weights/w.bin", "weights/odd.bin", "weights/i.bin", "w.bin", "weights", ""};
+    for (int i = 0; i < 6; i++) {
         snprintf(sub, sizeof sub, "%s/%s", dir, files[i]);
         CHECK(remove(sub) == 0);
     }
