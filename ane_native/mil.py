@@ -430,8 +430,8 @@ _DIALECTS = {
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 _PORT = re.compile(r"[io][0-9]{2}_")
-_TYPE_NAMES = frozenset(
-    "fp16 fp32 int8 uint8 int16 uint16 int32 uint64 bool string tensor dict program func".split()
+_WORD = re.compile(
+    "fp16|fp32|u?int(8|16|32|64)|bool|string|tensor|dict|program|func|const|main|true|false"
 )
 
 # =============================== The writer =====================================
@@ -506,7 +506,7 @@ class Function:
 
     # ------------------------------- constants ----------------------------------
 
-    def const(self, value: bool | int | float | str | Sequence[int] | npt.NDArray[Any]) -> Value:
+    def const(self, value: bool | float | str | Sequence[int] | npt.NDArray[Any]) -> Value:
         """A constant written into the text; equal ones are written once.
 
         Args:
@@ -920,7 +920,7 @@ class Function:
         if not _IDENTIFIER.fullmatch(name) or _PORT.match(name):
             expected = "[a-z][a-z0-9_]*, not like a port (i00_…)"
             raise ValueError(f"name: expected {expected}, got {name!r}")
-        if name in OPS or name in _TYPE_NAMES or name in ("const", "main", "true", "false"):
+        if name in OPS or _WORD.fullmatch(name):
             raise ValueError(f"name: expected none of the words of MIL, got {name!r}")
         if name in self._names:
             raise ValueError(f"name: expected a new one, got {name!r} again")
@@ -983,7 +983,7 @@ def _checked_constant(where: str, kind: Kind, given: Any) -> Any:
     raise TypeError(f"{where}: expected {words[kind]}, got {type(given).__name__}")
 
 
-def _literal(value: bool | int | float | str) -> str:
+def _literal(value: bool | float | str) -> str:
     """One element as MIL writes it; fp16 as a decimal that is exact in fp16 and in fp32."""
     if isinstance(value, bool):
         return "true" if value else "false"

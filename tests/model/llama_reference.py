@@ -63,7 +63,7 @@ def probabilities(q: Array, k: Array) -> Array:
 def attn_fwd(config: LlamaConfig, p: Params, layer: int, x: Array) -> Tensors:
     w = {
         name: np.float64(p[f"layers.{layer}.attention.{name}.weight"])
-        for name in "wq wk wv wo".split()
+        for name in ["wq", "wk", "wv", "wo"]
     }
     norm = rmsnorm(config, x, np.float64(p[f"layers.{layer}.attention_norm.weight"]))
     n = norm["n"]
@@ -80,7 +80,7 @@ def attn_fwd(config: LlamaConfig, p: Params, layer: int, x: Array) -> Tensors:
 def attn_bwd(config: LlamaConfig, p: Params, layer: int, taps: Tensors) -> Tensors:
     w = {
         name: np.float64(p[f"layers.{layer}.attention.{name}.weight"])
-        for name in "wq wk wv wo".split()
+        for name in ["wq", "wk", "wv", "wo"]
     }
     dy, q, k, v = taps["dy"], taps["q"], taps["k"], taps["v"]
     da = w["wo"].T @ dy

@@ -214,9 +214,9 @@ def test_losses_follow_float64_training() -> None:
                 case.program.config, theirs, case.tokens, case.targets
             )
             want_losses.append(want_loss)
-            for name in ours:
+            for name, weight in ours.items():
                 speed_ours[name] = np.float32(momentum) * speed_ours[name] + grads[name]
-                ours[name] = ours[name] - np.float32(rate) * speed_ours[name]
+                weight -= np.float32(rate) * speed_ours[name]
                 speed[name] = momentum * speed[name] + want[name]
                 theirs[name] = theirs[name] - rate * speed[name]
             trainer.step(ours)

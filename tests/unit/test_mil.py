@@ -83,7 +83,7 @@ def test_dialects_never_mix() -> None:
         return f.build().text
 
     scalar_a = re.compile(
-        r"\b(string|bool|int32|uint64|fp16)\(|^\s+(string|bool|int32|fp16) ", re.M
+        r"\b(string|bool|int32|uint64|fp16)\(|^\s+(string|bool|int32|fp16) ", re.MULTILINE
     )
     scalar_b = re.compile(r"tensor<\w+, \[\]>")
     assert scalar_a.search(everything("A"))
@@ -257,23 +257,31 @@ def test_shapes_are_computed(make: Make, shape: tuple[int, ...]) -> None:
     [
         (
             lambda f, x: f.conv(x, f.weight("w", (8, 5, 1, 1), "w")),
-            "conv: operand 'weight': expected [O, 4/groups, kh, kw] for an input of 4 channels, "
-            "got [8, 5, 1, 1] with groups 1",
+            (
+                "conv: operand 'weight': expected [O, 4/groups, kh, kw] for an input of 4 channels, "
+                "got [8, 5, 1, 1] with groups 1"
+            ),
         ),
         (
             lambda f, x: f.matmul(x, x),
-            "matmul: operand 'y': expected contraction of 32 (transpose_x=False, "
-            "transpose_y=False, x [1, 4, 16, 32]), got [1, 4, 16, 32]",
+            (
+                "matmul: operand 'y': expected contraction of 32 (transpose_x=False, "
+                "transpose_y=False, x [1, 4, 16, 32]), got [1, 4, 16, 32]"
+            ),
         ),
         (
             lambda f, x: f.add(x, f.reshape(x, (1, 4, 32, 16))),
-            "add: operand 'y': expected a shape of rank 4 that broadcasts with [1, 4, 16, 32], "
-            "got [1, 4, 32, 16]",
+            (
+                "add: operand 'y': expected a shape of rank 4 that broadcasts with [1, 4, 16, 32], "
+                "got [1, 4, 32, 16]"
+            ),
         ),
         (
             lambda f, x: f.mul(x, f.reshape(x, (4, 16, 32))),
-            "mul: operand 'y': expected a shape of rank 4 that broadcasts with [1, 4, 16, 32], "
-            "got [4, 16, 32]",
+            (
+                "mul: operand 'y': expected a shape of rank 4 that broadcasts with [1, 4, 16, 32], "
+                "got [4, 16, 32]"
+            ),
         ),
         (
             lambda f, x: f.add(x, f.cast(x, "fp32")),
@@ -305,13 +313,17 @@ def test_shapes_are_computed(make: Make, shape: tuple[int, ...]) -> None:
         ),
         (
             lambda f, x: f.slice_by_size(x, (0, 0, 8, 0), (1, 4, 9, 32)),
-            "slice_by_size: operand 'size': expected a part of [1, 4, 16, 32] from [0, 0, 8, 0], "
-            "got [1, 4, 9, 32]",
+            (
+                "slice_by_size: operand 'size': expected a part of [1, 4, 16, 32] from [0, 0, 8, 0], "
+                "got [1, 4, 9, 32]"
+            ),
         ),
         (
             lambda f, x: f.concat((x, f.reshape(x, (1, 8, 8, 32))), 1),
-            "concat: operand 'values': expected fp16[1, 4, 16, 32] but for axis 1, "
-            "got fp16[1, 8, 8, 32]",
+            (
+                "concat: operand 'values': expected fp16[1, 4, 16, 32] but for axis 1, "
+                "got fp16[1, 8, 8, 32]"
+            ),
         ),
         (
             lambda f, x: f.cast(x, "int32"),
