@@ -53,6 +53,7 @@ static uint64_t random_state;    /* restarts with each configuration: runs repea
 
 /* ============================== Parsing =================================== */
 
+/* Past blanks and line ends. */
 static void skip_space(const char **p) {
     while (**p == ' ' || **p == '\t' || **p == '\n' || **p == '\r')
         (*p)++;
@@ -122,6 +123,7 @@ static bool take_arg(const char **p, int *out, bool *given) {
     return *given && take(p, ")");
 }
 
+/* term, into *t */
 static bool parse_term(const char **p, Term *t) {
     *t = (Term){.action = ACT_OFF, .arg = 0, .chance = 1000000, .left = -1};
     if (!take_chance(p, &t->chance))
@@ -155,6 +157,7 @@ static bool parse_term(const char **p, Term *t) {
     return true;
 }
 
+/* point, into *pt */
 static bool parse_point(const char **p, Point *pt) {
     size_t n = strcspn(*p, "=; \t\r\n");
     if (n == 0 || n >= NAME_BYTES)
@@ -235,6 +238,7 @@ static const Term *choose(const char *name) {
     return NULL;
 }
 
+/* The whole time, signals or not. */
 static void sleep_ms(int ms) {
     struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L};
     while (nanosleep(&ts, &ts) != 0 && errno == EINTR)

@@ -29,6 +29,7 @@ static const uint32_t K[64] __attribute__((aligned(16))) = {
 
 /* ============================== Portable ================================== */
 
+/* Rotate right; n in 1 .. 31. */
 static uint32_t rotr(uint32_t x, int n) { return (x >> n) | (x << (32 - n)); }
 
 static uint32_t load_be(const uint8_t *p) {

@@ -24,6 +24,7 @@
 enum { HEADER_BYTES = 64, METADATA_BYTES = 64, BLOB_VERSION = 2 };
 #define BLOB_SENTINEL 0xDEADBEEFu
 
+/* Little endian, from any alignment, on any machine. */
 static uint32_t load32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
@@ -38,6 +39,7 @@ static uint32_t blob_code(SaDtype t) {
     return t >= SA_FP16 && t <= SA_STRING ? codes[t] : 0;
 }
 
+/* A reason that needs no numbers. */
 static SaStatus bad_blob(SaError *err, const char *reason) {
     return sa_error_set(err, SA_E_BLOB, (SaPos){0, 0}, "%s", reason);
 }

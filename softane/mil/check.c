@@ -39,6 +39,7 @@ static SaStatus check_size(const SaValue *v, const SaLimits *limits, SaError *er
 
 /* ============================== Ports ===================================== */
 
+/* Inputs and outputs are surfaces: fp16, or fp32 where the program casts. */
 static SaStatus check_port(const SaValue *v, const char *what, SaError *err) {
     if (v->type.dtype == SA_FP16 || v->type.dtype == SA_FP32)
         return SA_OK;

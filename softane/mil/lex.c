@@ -21,6 +21,7 @@
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
+/* Place of the next character. */
 static SaPos here(const SaLexer *lx) {
     return (SaPos){lx->line, (int)(lx->p - lx->line_start) + 1};
 }

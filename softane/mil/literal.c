@@ -6,6 +6,9 @@
  * pattern, as generators write fp16 words; a hexadecimal *float* (0x1p-3) is a
  * value. A number that does not fit its dtype is refused, never wrapped and
  * never turned into inf. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* strtod_l */
+#endif
 #include "mil_internal.h"
 
 #include <locale.h>
@@ -20,6 +23,7 @@
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
+/* 0 .. 15, or -1 for other characters. */
 static int hex_value(char c) {
     if (is_digit(c))
         return c - '0';
@@ -34,6 +38,7 @@ typedef struct {
     bool minus, hex, fraction, exponent;
 } Number;
 
+/* Past decimal or hexadecimal digits. */
 static const char *skip_digits(const char *p, const char *end, bool hex) {
     while (p < end && (hex ? hex_value(*p) >= 0 : is_digit(*p)))
         p++;
@@ -120,6 +125,7 @@ static double number_value(const SaToken *t, const Number *n) {
                 break;
             scale -= dot;
         }
+        /* 2^53 has 16 digits; with more the general conversion decides */
         if (digits <= 18 && mant <= (uint64_t)1 << 53) {
             if (p < n->end) { /* 'e' */
                 p++;
@@ -156,6 +162,7 @@ static float float_to_odd(double d) {
     return f;
 }
 
+/* fp16 or fp32 of a scanned number. NULL, or the reason against it. */
 static const char *store_float(const SaToken *t, const Number *n, SaDtype dtype, void *dst, SaStatus *code) {
     uint16_t half;
     float single;
@@ -187,6 +194,8 @@ static const char *store_float(const SaToken *t, const Number *n, SaDtype dtype,
     return NULL;
 }
 
+/* An integer of any width, from decimal or hexadecimal digits. The bytes are
+ * those of the two's complement. NULL, or the reason against it. */
 static const char *store_int(const Number *n, SaDtype dtype, void *dst, SaStatus *code) {
     uint64_t v = 0, most;
     bool is_signed = dtype == SA_INT8 || dtype == SA_INT16 || dtype == SA_INT32;

@@ -18,6 +18,7 @@
 
 /* ============================== Errors ==================================== */
 
+/* Fill the parser's error; returns `code`, so it can end a function. */
 SaStatus sa_parser_fail(SaParser *ps, SaStatus code, SaPos pos, const char *fmt, ...) {
     char text[sizeof ((SaError *)0)->text];
     va_list ap;
@@ -35,10 +36,12 @@ static SaStatus fail_op(SaParser *ps, SaStatus code, SaPos pos, const SaToken *o
     return code;
 }
 
+/* Out of memory, at the token that comes next. */
 SaStatus sa_parser_memory(SaParser *ps) {
     return sa_parser_fail(ps, SA_E_MEMORY, ps->lx.tok.pos, "out of memory");
 }
 
+/* "expected WHAT, got TOKEN", at the token that comes next. */
 SaStatus sa_parser_expected(SaParser *ps, const char *what) {
     char got[64];
     sa_token_format(&ps->lx.tok, got, sizeof got);
@@ -103,8 +106,9 @@ static bool vec_push_pointer(SaParser *ps, SaVec *v, void *p) {
 
 /* ============================== Names ===================================== */
 
+/* FNV-1a with its upper bits folded down: the table masks the lower ones. */
 static size_t name_hash(const char *s, size_t n) {
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+    uint64_t h = 0xcbf29ce484222325u;
     for (size_t i = 0; i < n; i++)
         h = (h ^ (unsigned char)s[i]) * 0x100000001b3u;
     return (size_t)(h ^ (h >> 29));
@@ -118,6 +122,7 @@ static SaValue **table_slot(SaParser *ps, const char *s, size_t n) {
     return &ps->table[i];
 }
 
+/* Double the table of names. On failure the old one stays. */
 static SaStatus table_grow(SaParser *ps) {
     SaValue **old = ps->table;
     size_t old_cap = ps->table_cap;
@@ -207,6 +212,7 @@ static SaStatus inline_scalar(SaParser *ps, const SaToken *op_name, const SaToke
     bool typed = sa_token_is(t, "tensor") || sa_word_dtype(t, &d);
     if (!typed)
         return fail_op(ps, SA_E_OPERAND, pos, op_name, text);
+    /* read the type to judge it, then go back and read the whole value */
     SaType type;
     SaLexer start = ps->lx;
     SA_TRY(sa_parse_type(ps, &type));
@@ -341,7 +347,7 @@ static SaStatus statement(SaParser *ps) {
     SA_TRY(results(ps));
     SA_TRY(sa_parser_take(ps, '=', "'='"));
     const SaToken op_name = ps->lx.tok;
-    char name[64] = "";
+    char name[64] = ""; /* longer words are no operations */
     SaOpId id;
     if (op_name.kind != SA_TOK_ID)
         return sa_parser_expected(ps, "an operation");
@@ -362,6 +368,7 @@ static SaStatus statement(SaParser *ps) {
     }
     SA_TRY(sa_parser_take(ps, ')', "',' or ')'"));
 
+    /* attributes: the name is demanded of every operation, consts need val too */
     Attributes at = {0};
     if (ps->lx.tok.kind != '[')
         return fail_op(ps, SA_E_SYNTAX, ps->lx.tok.pos, &op_name, "expected [name=…] after the operands");
@@ -376,6 +383,7 @@ static SaStatus statement(SaParser *ps) {
     if (id == SA_OP_CONST)
         SA_TRY(finish_const(ps, &op_name, &at));
 
+    /* results become visible only now: a statement cannot use its own */
     SaOp *op;
     SA_TRY(op_new(ps, &op));
     *op = (SaOp){.id = id, .label = at.name, .n_args = ps->args.count, .n_results = ps->results.count,
@@ -458,6 +466,7 @@ static SaStatus name_inlined(SaParser *ps) {
 
 /* func := "func" ID "<" ID ">" params "{" stmt* "}" outputs */
 static SaStatus function(SaParser *ps, SaFunction *f) {
+    /* each function is a scope of its own */
     vec_init(&ps->ops, sizeof(SaOp));
     vec_init(&ps->values, sizeof(SaValue *));
     vec_init(&ps->inlined, sizeof(SaValue *));

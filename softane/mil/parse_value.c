@@ -21,6 +21,7 @@ bool sa_word_dtype(const SaToken *t, SaDtype *out) {
     return false;
 }
 
+/* DT, moving past it. Other words are an unknown type, not a syntax error. */
 static SaStatus dtype(SaParser *ps, SaDtype *out) {
     if (sa_word_dtype(&ps->lx.tok, out))
         return sa_lex_next(&ps->lx);
@@ -211,6 +212,7 @@ static bool list_is_nested(const SaParser *ps) {
 static SaStatus elements(SaParser *ps, const SaType *type, SaConst *c) {
     SaPos pos = ps->lx.tok.pos;
     List l = {.type = type, .item_bytes = sa_dtype_bytes(type->dtype), .total = sa_type_count(type)};
+    /* a bomb of dims meets this before any memory is asked for */
     int64_t possible = (ps->lx.end - ps->lx.tok.at) / 2 + 1; /* "0," each */
     if (l.total > possible)
         return sa_parser_fail(ps, SA_E_SHAPE, pos, "fewer literals than the %lld elements of the type",

@@ -42,6 +42,7 @@ static bool reserve(Out *o, size_t n) {
     return true;
 }
 
+/* Append text; a failure is kept in o and shows at the end. */
 static void put(Out *o, const char *s) {
     size_t n = strlen(s);
     if (!reserve(o, n))
@@ -62,6 +63,7 @@ __attribute__((format(printf, 2, 3))) static void putf(Out *o, const char *fmt, 
 
 /* ============================== Pieces ==================================== */
 
+/* A type in the spelling of the dialect. */
 static void put_type(Out *o, const SaType *t) {
     char text[160];
     if (t->rank == 0 && o->dialect == 'B') {
@@ -72,6 +74,7 @@ static void put_type(Out *o, const SaType *t) {
     put(o, text);
 }
 
+/* "text" with the escapes the lexer knows. */
 static void put_quoted(Out *o, const char *s) {
     put(o, "\"");
     for (; *s; s++) {
@@ -184,6 +187,7 @@ static void put_value(Out *o, const SaValue *v) {
 
 /* ============================== Structure ================================= */
 
+/* key=name or key=(a, b) */
 static void put_arg(Out *o, const SaArg *a) {
     put(o, a->key);
     put(o, a->is_tuple ? "=(" : "=");
@@ -194,6 +198,7 @@ static void put_arg(Out *o, const SaArg *a) {
     put(o, a->is_tuple ? ")" : "");
 }
 
+/* One statement on one line. */
 static void put_op(Out *o, const SaOp *op) {
     put(o, "        ");
     for (int i = 0; i < op->n_results; i++) {
@@ -218,6 +223,7 @@ static void put_op(Out *o, const SaOp *op) {
     put(o, "];\n");
 }
 
+/* One function with its parameters, statements and outputs. */
 static void put_function(Out *o, const SaFunction *f) {
     put(o, "    func ");
     put(o, f->name);

@@ -72,6 +72,7 @@ static bool kind_fits(const SaOp *op, const SaOperandSpec *s) {
     }
 }
 
+/* The dtype of a value against the mask of its row. */
 static SaStatus check_dtype(SaRuleCtx *c, const SaOperandSpec *s, const SaValue *v) {
     char want[96];
     if (s->dtypes & (1u << v->type.dtype))
@@ -104,6 +105,7 @@ static SaStatus check_operand(SaRuleCtx *c, const SaOperandSpec *s, const SaArg 
     return SA_OK;
 }
 
+/* The row of an operand, or NULL. */
 static const SaOperandSpec *find_operand(const SaOpSpec *spec, const char *key) {
     for (int i = 0; i < SA_MAX_OPERANDS && spec->operands[i].key; i++)
         if (strcmp(spec->operands[i].key, key) == 0)
@@ -129,6 +131,7 @@ static SaStatus check_operands(SaRuleCtx *c, const SaOpSpec *spec) {
 
 /* ============================== Helpers of rules ========================== */
 
+/* Type of an operand that is no tuple, or NULL. */
 const SaType *sa_rule_type(const SaRuleCtx *c, const char *key) {
     const SaValue *v = sa_op_value(c->op, key);
     return v ? &v->type : NULL;

@@ -26,6 +26,7 @@ static SaStatus broadcast_of(SaRuleCtx *c, const char *a, const char *b, const S
     return sa_rule_fail(c, SA_E_SHAPE, b, "%s does not broadcast with %s of '%s'", right, left, a);
 }
 
+/* x and y broadcast; dtype of x (fp16, or bool for the logical ones) */
 SaStatus sa_rule_binary(SaRuleCtx *c) {
     return broadcast_of(c, "x", "y", sa_rule_type(c, "x"), sa_rule_type(c, "y"), &c->out[0]);
 }
@@ -54,6 +55,7 @@ SaStatus sa_rule_clip(SaRuleCtx *c) {
     return sa_rule_same(c);
 }
 
+/* mode must be given by name */
 SaStatus sa_rule_gelu(SaRuleCtx *c) {
     static const char *const modes[] = {"EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION", NULL};
     SA_TRY(sa_rule_one_of(c, "mode", modes));
@@ -70,6 +72,7 @@ SaStatus sa_rule_prelu(SaRuleCtx *c) {
     return sa_rule_same(c);
 }
 
+/* Same shape, dtype by name. The engine has no cast to int32. */
 SaStatus sa_rule_cast(SaRuleCtx *c) {
     static const char *const targets[] = {"fp16", "fp32", "bool", "int8", "uint8", NULL};
     static const SaDtype dtypes[] = {SA_FP16, SA_FP32, SA_BOOL, SA_INT8, SA_UINT8};
@@ -103,6 +106,7 @@ SaStatus sa_rule_reduce(SaRuleCtx *c) {
     return SA_OK;
 }
 
+/* axis into x; type of x */
 SaStatus sa_rule_softmax(SaRuleCtx *c) {
     int64_t axis = -1;
     int at;
@@ -128,6 +132,7 @@ static SaStatus check_affine(SaRuleCtx *c, const char *key, const SaType *x, uns
     return SA_OK;
 }
 
+/* type of x; the affine operands follow the normalised axes */
 SaStatus sa_rule_layer_norm(SaRuleCtx *c) {
     const SaType *x = sa_rule_type(c, "x");
     unsigned mask;
@@ -231,9 +236,11 @@ SaStatus sa_rule_conv(SaRuleCtx *c) {
     if (weight->dim[weight->rank - 1] > c->limits->max_kernel_width)
         return sa_rule_fail(c, SA_E_LIMIT, "weight", "kernel width %lld, at most %lld is allowed",
                             (long long)weight->dim[weight->rank - 1], (long long)c->limits->max_kernel_width);
+    /* weights computed at run time pass through another path of the engine */
     if (!baked && (groups != 1 || x->dim[0] != 1)) /* facts: refused by the engine */
         return sa_rule_fail(c, SA_E_LIMIT, "weight", "a computed weight needs groups 1 and batch 1");
 
+    /* channels fit; now the window along each spatial axis */
     Window w = {.n = x->rank - 2};
     SA_TRY(window_read(c, &w));
     c->out[0] = *x;
@@ -256,6 +263,7 @@ SaStatus sa_rule_matmul(SaRuleCtx *c) {
         return sa_rule_fail(c, SA_E_SHAPE, "y", "rank 2 or more is needed, got %d", y->rank);
     sa_op_bool(c->op, "transpose_x", &tx);
     sa_op_bool(c->op, "transpose_y", &ty);
+    /* the two last axes, seen through the flags */
     int64_t m = x->dim[x->rank - (tx ? 1 : 2)], k = x->dim[x->rank - (tx ? 2 : 1)];
     int64_t k2 = y->dim[y->rank - (ty ? 1 : 2)], n = y->dim[y->rank - (ty ? 2 : 1)];
     if (k != k2)

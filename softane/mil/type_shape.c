@@ -25,6 +25,7 @@ SaStatus sa_rule_reshape(SaRuleCtx *c) {
     memset(out, 0, sizeof *out);
     out->dtype = x->dtype;
     out->rank = rank;
+    /* sizes that are given; `known` never passes the count of x, so it cannot overflow far */
     for (int i = 0; i < rank; i++) {
         int64_t d = want[i];
         if (d == 0 && i < x->rank)
@@ -136,6 +137,7 @@ static bool optional_ints(const SaOp *op, const char *key, int64_t *out, int ran
     return !v || (v->type.dim[0] == rank && sa_op_ints(op, key, out, rank) == rank);
 }
 
+/* The same for booleans. */
 static bool optional_mask(const SaOp *op, const char *key, bool *out, int rank) {
     const SaValue *v = sa_op_value(op, key);
     return !v || (v->type.dim[0] == rank && sa_op_bools(op, key, out, rank) == rank);
@@ -145,6 +147,7 @@ static bool optional_mask(const SaOp *op, const char *key, bool *out, int rank) 
  * beyond are clamped. False when nothing is left. */
 static bool slice_axis(int64_t dim, int64_t begin, bool from_start, int64_t end, bool to_end, int64_t step,
                        int64_t *first, int64_t *count) {
+    /* a slice backwards may end before the first element: at -1 */
     int64_t lo = step > 0 ? 0 : -1, hi = step > 0 ? dim : dim - 1;
     begin += begin < 0 ? dim : 0;
     end += end < 0 ? dim : 0;
@@ -202,6 +205,7 @@ static const char *slice_resolve(const SaOp *op, SaSlice *s, const char **key) {
     return op->id == SA_OP_SLICE_BY_SIZE ? slice_size(op, &x->type, s, key) : slice_index(op, &x->type, s, key);
 }
 
+/* See mil.h: the resolved slice for whoever executes it. */
 bool sa_op_slice(const SaOp *op, SaSlice *out) {
     const char *key = "";
     if ((op->id != SA_OP_SLICE_BY_SIZE && op->id != SA_OP_SLICE_BY_INDEX) || !sa_op_value(op, "x") ||
@@ -295,6 +299,7 @@ SaStatus sa_rule_split(SaRuleCtx *c) {
     const SaValue *list = sa_op_value(c->op, "split_sizes");
     int64_t axis = 0, parts = 0, sum = 0;
     int at;
+    /* how many parts: told, counted, or both */
     bool counted = sa_op_int(c->op, "num_splits", &parts);
     sa_op_int(c->op, "axis", &axis);
     SA_TRY(sa_rule_axis(c, "axis", axis, x->rank, &at));
@@ -364,6 +369,7 @@ SaStatus sa_rule_tile(SaRuleCtx *c) {
     return SA_OK;
 }
 
+/* distinct axes; type of x */
 SaStatus sa_rule_reverse(SaRuleCtx *c) {
     unsigned mask;
     SA_TRY(sa_rule_axes(c, "axes", sa_rule_type(c, "x")->rank, &mask));
@@ -405,6 +411,7 @@ SaStatus sa_rule_gather(SaRuleCtx *c) {
                             x->rank - 1 + indices->rank, SA_MAX_RANK);
     memset(out, 0, sizeof *out);
     out->dtype = x->dtype;
+    /* axes before, those of the indices, axes behind */
     for (int i = 0; i < at; i++)
         out->dim[out->rank++] = x->dim[i];
     for (int i = 0; i < indices->rank; i++)

@@ -20,7 +20,9 @@ static const struct {
     [SA_BOOL] = {"bool", 1},     [SA_STRING] = {"string", 0},
 };
 
+/* Bytes of one element; 0 for strings and for no dtype at all. */
 size_t sa_dtype_bytes(SaDtype t) { return t >= SA_FP16 && t <= SA_STRING ? dtypes[t].bytes : 0; }
+/* The word of the text; static storage. */
 const char *sa_dtype_name(SaDtype t) { return t >= SA_FP16 && t <= SA_STRING ? dtypes[t].name : "?"; }
 
 /* Elements; 1 for a scalar. */
@@ -31,6 +33,7 @@ int64_t sa_type_count(const SaType *t) {
     return n;
 }
 
+/* Same dtype, rank and dims. */
 bool sa_type_equal(const SaType *a, const SaType *b) {
     if (a->dtype != b->dtype || a->rank != b->rank)
         return false;
@@ -55,6 +58,7 @@ void sa_type_format(const SaType *t, char *buf, size_t cap) {
 
 /* ============================== Operands ================================== */
 
+/* The operand of that name, or NULL. */
 const SaArg *sa_op_arg(const SaOp *op, const char *key) {
     for (int i = 0; i < op->n_args; i++)
         if (strcmp(op->args[i].key, key) == 0)
@@ -98,10 +102,12 @@ bool sa_const_int_at(const SaValue *v, int64_t i, int64_t *out) {
     }
 }
 
+/* A scalar of an integer dtype. */
 bool sa_op_int(const SaOp *op, const char *key, int64_t *out) {
     return sa_const_int_at(inline_const(op, key, 0), 0, out);
 }
 
+/* A scalar bool. */
 bool sa_op_bool(const SaOp *op, const char *key, bool *out) {
     const SaValue *v = inline_const(op, key, 0);
     if (!v || v->type.dtype != SA_BOOL)
@@ -110,6 +116,7 @@ bool sa_op_bool(const SaOp *op, const char *key, bool *out) {
     return true;
 }
 
+/* A scalar fp16 or fp32; fp16 becomes the float of equal value. */
 bool sa_op_float(const SaOp *op, const char *key, float *out) {
     const SaValue *v = inline_const(op, key, 0);
     if (!v)
@@ -126,6 +133,7 @@ bool sa_op_float(const SaOp *op, const char *key, float *out) {
     return true;
 }
 
+/* A string; it lives as long as the program. */
 bool sa_op_string(const SaOp *op, const char *key, const char **out) {
     const SaValue *v = inline_const(op, key, 0);
     if (!v || v->type.dtype != SA_STRING)
@@ -148,6 +156,7 @@ int sa_op_ints(const SaOp *op, const char *key, int64_t *out, int cap) {
     return n;
 }
 
+/* At most cap booleans of a vector, as sa_op_ints. */
 int sa_op_bools(const SaOp *op, const char *key, bool *out, int cap) {
     const SaValue *v = inline_const(op, key, 1);
     if (!v || v->type.dtype != SA_BOOL)
