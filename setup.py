@@ -12,7 +12,6 @@ compile incrementally below build/ and know nothing of setuptools.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -21,18 +20,14 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 
+# First and last, so that neither hides a module of Python's own.
+sys.path[:0] = [str(ROOT / "softane")]
+sys.path.append(str(ROOT / "ane_native"))
+import _core_build as core
 
-def load(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+import build as softane
 
-
-core = load("ane_build_core_build", ROOT / "ane_native" / "_core_build.py")
-softane = load("softane_build", ROOT / "softane" / "build.py")
-tc = core.tc
+tc = softane.tc
 
 
 class BuildNative(build_ext):

@@ -3,7 +3,7 @@
 
     python ane_native/_core_build.py [--out DIR] [--gcd bundled|system] [--sanitize KINDS]
 
-Also imported (by file) by setup.py and the tools. The C API is read from _core.cdef;
+Also imported by setup.py and the tools, which put this directory on their path. The C API is read from _core.cdef;
 cffi writes its wrapper into the build directory, never beside the sources, and every
 object file carries the full name of its source, so that _core.m and the generated
 wrapper do not meet. Knows nothing of softane.
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import sys
 import sysconfig
 from pathlib import Path
-from types import ModuleType
+from typing import Any
+
+import _toolchain as tc  # not ane_native._toolchain: that would import the package
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -26,20 +27,6 @@ MODULE = "ane_native._core"
 BUNDLED_GCD = "_dispatch_small.c"
 
 COMMON = ["-std=gnu11", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-
-
-def load(path: Path) -> ModuleType:
-    """Import a Python file that belongs to a package without importing the package."""
-    name = f"ane_build_{path.stem.strip('_')}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-tc = load(HERE / "_toolchain.py")
 
 
 def limited_api() -> bool:
@@ -96,7 +83,7 @@ def python_include() -> list[str]:
     return [f"-I{f}" for f in sorted(folders)]
 
 
-def units(out: Path, gcd: object, sanitize: str) -> list:
+def units(out: Path, gcd: Any, sanitize: str) -> list[Any]:
     """The object files of the extension."""
     level = ["-O1" if sanitize else "-O2", *tc.sanitize_flags(sanitize)]
     common = [*level, *COMMON, *gcd.flags(), f"-I{HERE}"]
@@ -134,7 +121,7 @@ def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str 
         else:
             flags = ["-shared"]
         flags += [*tc.sanitize_flags(sanitize), *gcd.libs(), *objc_libs]
-        module = out / module_name()
+        module: Path = out / module_name()
         tc.link([u.object for u in made], module, [*flags, *tc.env_flags("LDFLAGS")])
     return module
 

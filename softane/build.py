@@ -3,7 +3,7 @@
 
     python softane/build.py [--out DIR] [--debug] [--sanitize KINDS] [--tests]
 
-Also imported (by file) by setup.py and by the tools. Compiles every .c and .m below
+Also imported by setup.py and by the tools. Compiles every .c and .m below
 the stage directories; a new file needs no entry anywhere. Files exec/k_*.c are
 compiled once per kernel variant (SA_ISA=base, v3, v4 on x86-64). Only what changed is
 compiled again. There is no macOS build of softane yet: there the real engine is used.
@@ -12,29 +12,18 @@ compiled again. There is no macOS build of softane yet: there the real engine is
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import platform
 import sys
 from pathlib import Path
-from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+
+sys.path.append(str(ROOT / "ane_native"))  # for this one file; the package is not imported
+import _toolchain as tc
+
 STAGES = ("base", "mil", "plan", "exec", "device", "surface", "facade")
 
-
-def load(path: Path) -> ModuleType:
-    """Import a Python file that belongs to a package without importing the package."""
-    name = f"ane_build_{path.stem.strip('_')}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-tc = load(ROOT / "ane_native" / "_toolchain.py")
 
 COMMON = ["-std=gnu11", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-D_GNU_SOURCE="]
 NUMERIC = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]

@@ -13,7 +13,6 @@ not compile or differs.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -24,23 +23,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ane_native"
+
+sys.path.append(str(ROOT / "ane_native"))  # for this one file; the package is not imported
+import _toolchain as tc
+
 BUILD = ROOT / "build" / "macos"
 TARGET = "aarch64-macos"
 NOT_FOR_MACOS = {"_core.c", "_dispatch_small.c"}
 
 SENT = re.compile(r"ObjCMessageExpr .*? selector=(\S+)|ObjCSelectorExpr .* 'SEL\S* ?\*?' (\S+)")
 NAMED = re.compile(r'StringLiteral .*? "((?:\w+:)+|_ANE\w+)"')
-
-
-def load(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tc = load("ane_build_toolchain", PACKAGE / "_toolchain.py")
 
 
 def sources() -> list[Path]:

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ALLOC = re.compile(r"([\w.>\[\]-]+)\s*=\s*(?:\([^()]*\)\s*)?(?:malloc|calloc|realloc|strdup|strndup)\(")
+ALLOC = re.compile(
+    r"([\w.>\[\]-]+)\s*=\s*(?:\([^()]*\)\s*)?(?:malloc|calloc|realloc|strdup|strndup)\("
+)
 UNBOUNDED = re.compile(r"(?<![\w.>])(strcpy|strcat|sprintf|vsprintf|gets|atoi|atol)\s*\(")
 UNWANTED = re.compile(r"(?<![\w.>])(exit|_exit|abort|printf|puts|assert|NSLog)\s*\(")
 BLOCK = re.compile(r"(?<![\w)\]])\s\^\s*[({]|[(,=]\s*\^\s*[({]")
@@ -41,8 +43,8 @@ def status_functions() -> re.Pattern[str]:
     headers += (ROOT / "ane_native").glob("*.cdef")
     for path in headers:
         text = path.read_text(encoding="utf-8")
-        names |= set(re.findall(r"^SaStatus (sa_\w+)\(", text, re.M))
-        names |= set(re.findall(r"^int (ane_\w+)\([^;]*AneError \*err\)", text, re.M))
+        names |= set(re.findall(r"^SaStatus (sa_\w+)\(", text, re.MULTILINE))
+        names |= set(re.findall(r"^int (ane_\w+)\([^;]*AneError \*err\)", text, re.MULTILINE))
     names = {n for n in names if not re.search(r"_(fail|set|format)$", n)}  # they report one
     return re.compile(rf"^\s*({'|'.join(sorted(names)) or '(?!)'})\(")
 
@@ -55,7 +57,7 @@ def strip(text: str) -> list[str]:
         return re.sub(r"[^\n]", " ", found[0])
 
     pattern = r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\''
-    lines = re.sub(pattern, blank, text, flags=re.S).splitlines()
+    lines = re.sub(pattern, blank, text, flags=re.DOTALL).splitlines()
     return ["" if i in allowed else line for i, line in enumerate(lines)]
 
 
@@ -87,9 +89,10 @@ def check(path: Path, status: re.Pattern[str]) -> Iterator[tuple[int, str]]:
         if BLOCK.search(line):
             yield number, "a block: only the function forms of GCD are used here"
         called, before = status.match(line), lines[i - 1].strip()
-        if called and not line.rstrip().endswith("NULL);"):  # NULL: the error is not wanted
-            if not before or before.endswith((";", "{", "}", ")", "else", ":")):
-                yield number, f"the status of {called[1]}() is dropped"
+        wanted = not line.rstrip().endswith("NULL);")  # NULL: the error is not wanted
+        alone = not before or before.endswith((";", "{", "}", ")", "else", ":"))
+        if called and wanted and alone:
+            yield number, f"the status of {called[1]}() is dropped"
         for found in LOCK.finditer(line):
             if found[1] == "pthread_mutex_lock":
                 held.append(found[2])

@@ -119,7 +119,9 @@ def core_includes() -> Iterator[str]:
     """The core must not know softane: includes of it, and its names."""
     for path in sorted((ROOT / "ane_native").glob("*.[chm]")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if re.match(r"#\s*(include|import).*softane", line) or re.search(r"\bsoftane_\w+\(", line):
+            if re.match(r"#\s*(include|import).*softane", line) or re.search(
+                r"\bsoftane_\w+\(", line
+            ):
                 yield f"{path.relative_to(ROOT)}:{number}: the core uses softane: {line.strip()}"
 
 

@@ -10,23 +10,14 @@ not) and never under a sanitizer, which cannot see into it.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-
-def load(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tc = load("ane_build_toolchain", ROOT / "ane_native" / "_toolchain.py")
+sys.path.append(str(ROOT / "ane_native"))  # for this one file; the package is not imported
+import _toolchain as tc
 
 
 def build(gcd, sanitize: str) -> Path:

@@ -12,7 +12,6 @@ Under a sanitizer its runtime is preloaded, because Python itself is not built w
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -21,18 +20,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+sys.path[:0] = [str(ROOT / "softane")]
+sys.path.append(str(ROOT / "ane_native"))
+import _core_build as core
 
-def load(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+import build as softane
 
-
-core = load("ane_build_core_build", ROOT / "ane_native" / "_core_build.py")
-softane = load("softane_build", ROOT / "softane" / "build.py")
-tc = core.tc
+tc = softane.tc
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -104,5 +98,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Run as a script, Python puts tools/ first on the path: harmless, and not needed.
     sys.exit(main())

@@ -9,24 +9,19 @@ The exit status is 1 when a program failed. Each program prints "N passed, M fai
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-SUPPRESSIONS = Path(__file__).resolve().parents[2] / "tools" / "lsan.supp"
+ROOT = Path(__file__).resolve().parents[2]
+
+sys.path[:0] = [str(ROOT / "softane")]
+import build
+
+SUPPRESSIONS = ROOT / "tools" / "lsan.supp"
 VERDICT = re.compile(r"(\d+) passed, (\d+) failed")
-
-
-def load_build():
-    spec = importlib.util.spec_from_file_location(
-        "softane_build", Path(__file__).resolve().parents[1] / "build.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run_program(program: Path, timeout: float = 600) -> tuple[bool, str, str]:
@@ -63,7 +58,6 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("names", nargs="*", help="only programs whose name contains one of these")
     args = parser.parse_args()
-    build = load_build()
     try:
         programs = build.build_tests(None, args.debug, args.sanitize)
     except build.tc.ToolchainError as error:
