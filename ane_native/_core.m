@@ -7,8 +7,8 @@
  *
  *   +[_ANEInMemoryModelDescriptor modelWithMILText:weights:optionsPlist:]
  *   +[_ANEInMemoryModel inMemoryModelWithDescriptor:]
- *   -hexStringIdentifier -compiledModelExists
- *   (write model.mil and weights/NAME into NSTemporaryDirectory()/<identity>)
+ *   -hexStringIdentifier -localModelPath -compiledModelExists
+ *   (write model.mil and weights/NAME into the local model path)
  *   -compileWithQoS:options:error:   -loadWithQoS:options:error:   -modelAttributes
  *   IOSurfaceCreate … +[_ANEIOSurfaceObject objectWithIOSurface:]
  *   +[_ANERequest requestWithInputs:…procedureIndex:]   -validate
@@ -42,6 +42,7 @@ static const struct {
     {CLS_DESCRIPTOR, "_ANEInMemoryModelDescriptor", true, "modelWithMILText:weights:optionsPlist:"},
     {CLS_MODEL, "_ANEInMemoryModel", true, "inMemoryModelWithDescriptor:"},
     {CLS_MODEL, "_ANEInMemoryModel", false, "hexStringIdentifier"},
+    {CLS_MODEL, "_ANEInMemoryModel", false, "localModelPath"},
     {CLS_MODEL, "_ANEInMemoryModel", false, "compiledModelExists"},
     {CLS_MODEL, "_ANEInMemoryModel", false, "purgeCompiledModel"},
     {CLS_MODEL, "_ANEInMemoryModel", false, "modelAttributes"},

@@ -23,6 +23,7 @@
 
 @protocol AneModel <NSObject>
 - (NSString *)hexStringIdentifier;
+- (NSString *)localModelPath;
 - (BOOL)compiledModelExists;
 - (void)purgeCompiledModel;
 - (NSDictionary *)modelAttributes;

@@ -30,7 +30,7 @@ struct AneProgram {
     NSDictionary *files; /* weight path -> NSData, until the program is loaded */
     NSData *text;
     char identity[256];
-    char *directory;      /* staging: NSTemporaryDirectory()/identity */
+    char *directory;      /* staging: the model's own localModelPath */
     pthread_mutex_t life; /* compile, load, unload */
     pthread_mutex_t run;  /* evaluations of one program are serial */
     ProgState state;
@@ -153,21 +153,18 @@ static int make_model(NSData *text, NSDictionary *files, id *model, char identit
     return ANE_OK;
 }
 
-static AneProgram *new_program(id model, NSData *text, NSDictionary *files, const char *identity) {
+static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *files, const char *identity) {
     AneProgram *p = calloc(1, sizeof *p);
-    const char *base = [NSTemporaryDirectory() fileSystemRepresentation];
-    size_t bytes = base ? strlen(base) + strlen(identity) + 2 : 0;
-    if (!p || !base || !(p->directory = malloc(bytes))) {
+    const char *path = [[model localModelPath] fileSystemRepresentation];
+    if (!p || !path || !(p->directory = strdup(path))) {
         free(p);
         return NULL;
     }
-    bool slash = *base && base[strlen(base) - 1] == '/';
-    snprintf(p->directory, bytes, slash ? "%s%s" : "%s/%s", base, identity);
     snprintf(p->identity, sizeof p->identity, "%s", identity);
     p->refs = 1;
     pthread_mutex_init(&p->life, NULL);
     pthread_mutex_init(&p->run, NULL);
-    p->model = [model retain];
+    p->model = [(id)model retain];
     p->text = [text retain];
     p->files = [files retain];
     return p;
@@ -361,6 +358,17 @@ static int read_symbols(AneProgram *p, AneError *err) {
     return status;
 }
 
+/* Weights are frozen in the program now: free them, in memory and on disk. Only
+ * what we wrote goes; the compiled files must stay (measured: ddalcu/mlx-serve). */
+static void drop_sources(AneProgram *p) {
+    char path[4096];
+    for (NSString *file in p->files)
+        if (snprintf(path, sizeof path, "%s/%s", p->directory, [file UTF8String] + strlen("@model_path/")) < (int)sizeof path)
+            unlink(path);
+    [p->files release];
+    p->files = nil;
+}
+
 /* One load message, timed. */
 static BOOL say_load(AneProgram *p, uint32_t qos, AneCost *cost, NSError **e) {
     uint64_t begin = ane_now_ns();
@@ -403,8 +411,7 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     pthread_mutex_unlock(&g.lock);
     p->state = PROG_LOADED;
     p->loads = 1;
-    [p->files release]; /* frozen in the program now */
-    p->files = nil;
+    drop_sources(p);
     return read_symbols(p, err);
 }
 

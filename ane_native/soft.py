@@ -12,9 +12,11 @@ defaults are listed in ``softane/include/softane.h``::
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _library: ctypes.CDLL | None = None
+
+#: Where staging directories go on Linux when it has room: compiling writes and deletes a
+#: handful of files per program, which a disk's file system can make slower than the compile.
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_BYTES = 256 << 20  # least free space to use it
 
 
 def library_path() -> Path:
@@ -45,8 +52,39 @@ def blas_path() -> Path | None:
     return found[0] if found else None
 
 
+def _shared_memory_has_room() -> bool:
+    try:
+        room = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return False
+    writable = os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+    return writable and room.f_bavail * room.f_frsize >= SHARED_MEMORY_BYTES
+
+
+def _staging_directory() -> str:
+    """A directory of this process in shared memory; those of dead processes are removed."""
+    prefix = f"ane_native-{os.getuid()}-"
+    for old in Path(SHARED_MEMORY).glob(f"{prefix}[0-9]*"):
+        try:
+            os.kill(int(old.name.removeprefix(prefix)), 0)
+        except ProcessLookupError:
+            shutil.rmtree(old, ignore_errors=True)
+        except (PermissionError, ValueError):
+            pass  # alive, or not one of ours
+    owner = os.getpid()
+    path = Path(SHARED_MEMORY) / f"{prefix}{owner}"
+    path.mkdir(mode=0o700, exist_ok=True)
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not in a forked child
+            shutil.rmtree(path, ignore_errors=True)
+
+    atexit.register(remove)
+    return str(path)
+
+
 def prepare(path: Path | str | None = None) -> ctypes.CDLL:
-    """Load softane's library (once) and say where BLAS is.
+    """Load softane's library (once); say where BLAS is and where staging goes.
 
     Raises:
         EngineOpenError: the library does not exist or cannot be loaded.
@@ -66,6 +104,8 @@ def prepare(path: Path | str | None = None) -> ctypes.CDLL:
         library.softane_get.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
         library.softane_version.restype = ctypes.c_char_p
         _library = library
+        if "SOFTANE_STAGING" not in os.environ and _shared_memory_has_room():
+            set("staging", _staging_directory())
     return _library
 
 

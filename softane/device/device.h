@@ -100,6 +100,7 @@ SaCompileWord sa_compile_word(SaStatus code);
     X(TIMING_SCALE, "timing_scale", REAL, "1") \
     X(THREADS, "threads", COUNT, "0") \
     X(FAILPOINTS, "failpoints", FAILPOINTS, "") \
+    X(STAGING, "staging", DIRECTORY, "") \
     X(LOG, "log", LOG, "off")
 
 typedef enum {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -19,6 +20,7 @@ typedef enum {
     KIND_NUMERICS,  /* fast | ieee */
     KIND_TIMING,    /* off or the name of a profile */
     KIND_FAILPOINTS,
+    KIND_DIRECTORY, /* absolute path of a directory, or empty */
     KIND_LOG        /* off | error | info */
 } Kind;
 
@@ -47,6 +49,11 @@ static bool parse_word(const char *text, const char *const *words, uint64_t *out
     return false;
 }
 
+static bool is_directory(const char *path) {
+    struct stat s;
+    return path[0] == '/' && stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
 /* Text -> value, without any effect. */
 static bool parse_value(Kind kind, const char *text, uint64_t *out) {
     static const char *const numerics[] = {"fast", "ieee", NULL};
@@ -69,6 +76,7 @@ static bool parse_value(Kind kind, const char *text, uint64_t *out) {
         memcpy(out, &real, sizeof real);
         return true;
     case KIND_FAILPOINTS: return true; /* base checks the grammar */
+    case KIND_DIRECTORY: return !*text || is_directory(text);
     }
     return false;
 }

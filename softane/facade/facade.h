@@ -214,6 +214,7 @@ SA_CLASS
     _ANEProgramForEvaluation *_program;
     NSUInteger _state; /* 0 new, 3 loaded (and after unload), 5 in dealloc */
     _ANEInMemoryModelDescriptor *_descriptor;
+    NSString *_localModelPath; /* ours */
 }
 + (id)inMemoryModelWithDescriptor:(_ANEInMemoryModelDescriptor *)descriptor;
 @end

@@ -34,6 +34,7 @@
     [_modelAttributes release];
     [_sharedConnection release];
     [_modelURL release];
+    [_localModelPath release];
     [_model release];
     [_program release];
     [super dealloc];
@@ -44,7 +45,13 @@
 - (NSString *)localModelPath {
     if (!_hexStringIdentifier)
         [NSException raise:NSInvalidArgumentException format:@"_ANEInMemoryModel without a descriptor has no path"];
-    return [NSTemporaryDirectory() stringByAppendingPathComponent:_hexStringIdentifier];
+    if (!_localModelPath) { /* kept: the setting may change while the model lives */
+        char staging[1024] = "";
+        sa_setting_get(sa_device(), "staging", staging, sizeof staging);
+        NSString *base = staging[0] ? [NSString stringWithUTF8String:staging] : NSTemporaryDirectory();
+        _localModelPath = [[base stringByAppendingPathComponent:_hexStringIdentifier] copy];
+    }
+    return _localModelPath;
 }
 
 static bool write_data(NSData *data, NSString *directory, NSString *name) {

@@ -29,6 +29,9 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   timing          off | m1 | m3-ultra | m4 | m4-pro | m4-max | m5   [off]
  *   timing_scale    factor on every sleep, e.g. 0.1               [1]
  *   threads         threads one evaluation may use                [cores]
+ *   staging         directory that stands for NSTemporaryDirectory() in
+ *                   -localModelPath; "" = the real one, as programs written
+ *                   for Apple's framework expect                  []
  *   failpoints      see base/failpoint.c; "" clears all           []
  *   log             off | error | info: to stderr                 [off]
  *

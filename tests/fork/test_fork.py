@@ -136,6 +136,27 @@ def test_exit_with_a_compile_in_flight_ends_in_time_with_status_zero() -> None:
     assert process.returncode == 0, err
 
 
+def test_staging_of_a_killed_process_is_removed_by_the_next() -> None:
+    killed = run("""
+    if soft.get("staging") == "":
+        ane.Engine()
+    trainer = ane.DoubleBufferedTrainer(kernels, W(0))
+    print(soft.get("staging"), flush=True)
+    time.sleep(60)
+    """)
+    assert killed.stdout is not None
+    staging = killed.stdout.readline().strip()
+    killed.kill()
+    killed.communicate()
+    if not staging:
+        return  # no shared memory here: the engine's own temporary directory is used
+    assert Path(staging).is_dir()
+    after = run("ane.Engine(); print(soft.get('staging'))")
+    out, err = after.communicate(timeout=60)
+    assert not Path(staging).exists(), err
+    assert not Path(out.strip()).exists()  # its own went with it
+
+
 def test_import_is_silent_and_starts_no_thread_and_opens_no_engine() -> None:
     process = subprocess.run(
         [

@@ -319,7 +319,7 @@ def test_trace_shows_evals_during_a_compile() -> None:
         assert {e.thread for e in evals}.isdisjoint({jobs[0].thread})
         assert {"bake", "compile", "load", "canary", "swap", "submit"} <= {e.kind for e in events}
         assert all(e.begin_ns <= e.end_ns for e in events)
-        assert all(e.version > 0 or e.kind == "eval" for e in trainer.drain_trace())
+        assert not {e.kind for e in trainer.drain_trace()} & {"swap", "submit"}  # taken once
 
 
 def test_wired_kernels_share_memory() -> None:
