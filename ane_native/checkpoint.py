@@ -213,9 +213,9 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path}: could not be read: {error.strerror}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _parse_json(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(_read(path))
+        value = json.loads(data)
     except ValueError as error:
         raise CheckpointError(f"{path}: expected JSON: {error}") from error
     if not isinstance(value, dict):
@@ -225,11 +225,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
-    manifest = _read_json(path)
+    data = _read(path)
+    manifest = _parse_json(path, data)
     checksum = manifest.pop("sha256", None)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected format {FORMAT!r}, got {manifest.get('format')!r}")
-    if checksum != hashlib.sha256(to_json(manifest)).hexdigest():
+    expected = hashlib.sha256(to_json(manifest)).hexdigest()
+    if checksum != expected or data != to_json({**manifest, "sha256": expected}):
         raise CheckpointError(f"{path}: damaged: its checksum does not match")
     files = manifest.get("files")
     if not isinstance(files, dict) or not {WEIGHTS, OPTIMIZER, STATE} <= files.keys():
@@ -271,8 +273,8 @@ def _load_one(folder: Path, optimizer: bool) -> Checkpoint:
     moments = {}
     if optimizer:
         moments = _parse(folder / OPTIMIZER, _verified(folder, OPTIMIZER, files))
-    _verified(folder, STATE, files)
-    return Checkpoint(folder, weights, moments, _read_json(folder / STATE))
+    state = _parse_json(folder / STATE, _verified(folder, STATE, files))
+    return Checkpoint(folder, weights, moments, state)
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, optimizer: bool = True) -> Checkpoint:

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""AdamW over rotating masters: the formula, and that nobody's buffer is ever written."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ane_native.errors import CheckpointError, ConfigError
+from ane_native.optim import AdamW, LossScale, constant, warmup_cosine
+
+SHAPES = {"w": (8, 5), "gain": (8,), "table": (17, 3)}
+
+
+def params(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {n: rng.standard_normal(s).astype(np.float32) for n, s in SHAPES.items()}
+
+
+def give_grads(adam: AdamW, rng: np.random.Generator, scale: float = 1.0) -> dict[str, np.ndarray]:
+    made = {n: (rng.standard_normal(s) * scale).astype(np.float32) for n, s in SHAPES.items()}
+    for name, grad in made.items():
+        adam.grads[name] += grad
+    return made
+
+
+# =============================== The update =====================================
+
+
+def test_updates_follow_the_formula_with_clipping_and_unscaling(rng: np.random.Generator) -> None:
+    start = params(rng)
+    adam = AdamW(start, weight_decay=0.1, clip=0.5, loss_scale=LossScale(256.0))
+    p = {n: a.astype(np.float64) for n, a in start.items()}
+    m = {n: np.zeros(s) for n, s in SHAPES.items()}
+    v = {n: np.zeros(s) for n, s in SHAPES.items()}
+    for t in range(1, 6):
+        given = give_grads(adam, rng, 100.0)
+        g = {n: a.astype(np.float64) / (256.0 * 4) for n, a in given.items()}
+        norm = math.sqrt(sum((a**2).sum() for a in g.values()))
+        info = adam.update(lr=0.01, micro_steps=4, oldest_needed=adam.version)
+        assert info.applied
+        assert info.grad_norm == pytest.approx(norm, rel=1e-6)
+        assert info.clip == pytest.approx(min(1.0, 0.5 / (norm + 1e-6)), rel=1e-6)
+        for n in SHAPES:
+            g[n] *= info.clip
+            m[n] = 0.9 * m[n] + 0.1 * g[n]
+            v[n] = 0.95 * v[n] + 0.05 * g[n] ** 2
+            decay = 0.1 if p[n].ndim > 1 else 0.0  # gains are not decayed
+            step = m[n] / (1 - 0.9**t) / (np.sqrt(v[n] / (1 - 0.95**t)) + 1e-8)
+            p[n] = p[n] * (1 - 0.01 * decay) - 0.01 * step
+            np.testing.assert_allclose(adam.params[n], p[n], rtol=1e-5, atol=1e-6)
+        assert not any(a.any() for a in adam.grads.values())
+
+
+def test_the_learning_rate_is_not_divided_by_the_loss_scale(rng: np.random.Generator) -> None:
+    start = params(rng)
+    ends = []
+    for scale in (1.0, 4096.0):
+        adam = AdamW(start, loss_scale=LossScale(scale), clip=0.0)
+        grads = np.random.default_rng(1)
+        for _ in range(3):
+            give_grads(adam, grads, scale)
+            adam.update(lr=0.1, micro_steps=1, oldest_needed=adam.version)
+        ends.append(adam.params["w"].copy())
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("poison", [np.inf, np.nan])
+def test_a_bad_gradient_changes_nothing_but_the_loss_scale(
+    poison: float, rng: np.random.Generator
+) -> None:
+    adam = AdamW(params(rng))
+    give_grads(adam, rng)
+    adam.update(lr=0.1, micro_steps=1, oldest_needed=0)
+    before = {n: a.copy() for n, a in adam.params.items()}
+    moments = {n: a.copy() for n, a in adam.state_dict()[0].items()}
+    give_grads(adam, rng)
+    adam.grads["gain"][3] = poison
+    info = adam.update(lr=0.1, micro_steps=1, oldest_needed=0)
+    assert not info.applied
+    assert adam.version == adam.steps == 1
+    assert adam.loss_scale.scale == 512.0
+    assert adam.loss_scale.skipped == 1
+    assert all((adam.params[n] == before[n]).all() for n in before)
+    assert all((adam.state_dict()[0][n] == moments[n]).all() for n in moments)
+    assert not any(a.any() for a in adam.grads.values())
+
+
+# =============================== Buffers ========================================
+
+
+class Scheduler:
+    """Reads versions as the real one may: active, pending and everything between.
+
+    Keeps a copy of what it was handed and complains when the arrays changed while needed."""
+
+    def __init__(self, first: dict[str, np.ndarray]) -> None:
+        self.held: dict[int, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+        self.newest = 0
+        self.active = 0
+
+    def take(self, params: dict[str, np.ndarray], submit: bool) -> int:
+        self.newest += 1
+        if submit:
+            self.held[self.newest] = (params, {n: a.copy() for n, a in params.items()})
+        return self.newest
+
+    def swap_to(self, version: int) -> None:
+        self.active = version
+        self.held = {v: h for v, h in self.held.items() if v >= version}
+
+    def check(self) -> None:
+        for live, copy in self.held.values():
+            assert all((live[n] == copy[n]).all() for n in copy)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_three_buffers_are_enough_up_to_a_staleness_of_one(
+    staleness: int, rng: np.random.Generator
+) -> None:
+    adam = AdamW(params(rng))
+    scheduler = Scheduler(adam.params)
+    for _ in range(20):
+        give_grads(adam, rng)
+        adam.update(lr=0.1, micro_steps=1, oldest_needed=scheduler.active)
+        scheduler.check()
+        version = scheduler.take(adam.params, submit=True)
+        adam.handed_over(version, True)
+        scheduler.swap_to(version - staleness)
+    assert len(adam._buffers) <= 3
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_schedule_of_swaps_ever_sees_a_buffer_change(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    adam = AdamW(params(rng))
+    scheduler = Scheduler(adam.params)
+    pending: int | None = None
+    for _ in range(200):
+        if rng.random() < 0.1:
+            adam.grads["w"][0, 0] = np.nan
+        info = adam.update(lr=0.01, micro_steps=1, oldest_needed=scheduler.active)
+        scheduler.check()
+        if not info.applied:
+            continue
+        if pending is not None and rng.random() < 0.4:  # the compile is ready
+            scheduler.swap_to(pending)
+            pending = None
+        submit = pending is None
+        version = scheduler.take(adam.params, submit)
+        adam.handed_over(version, submit)
+        if submit:
+            pending = version
+    assert len(adam._buffers) <= 4
+
+
+# =============================== State ==========================================
+
+
+def test_a_reloaded_optimizer_continues_to_the_bit(rng: np.random.Generator) -> None:
+    adam = AdamW(params(rng))
+    grads = np.random.default_rng(3)
+    for _ in range(3):
+        give_grads(adam, grads)
+        adam.update(lr=0.1, micro_steps=1, oldest_needed=adam.version)
+    saved = {n: a.copy() for n, a in adam.params.items()}
+    tensors, numbers = adam.state_dict()
+    tensors = {n: a.copy() for n, a in tensors.items()}
+    other = AdamW({n: np.zeros(s, np.float32) for n, s in SHAPES.items()})
+    other.load_state_dict(saved, tensors, numbers)
+    for a in (adam, other):
+        more = np.random.default_rng(4)
+        for _ in range(3):
+            give_grads(a, more)
+            a.update(lr=0.1, micro_steps=1, oldest_needed=a.version)
+    assert all(adam.params[n].tobytes() == other.params[n].tobytes() for n in SHAPES)
+    assert other.steps == 6
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "steps", "scale"])
+def test_a_state_that_does_not_fit_is_refused(change: str, rng: np.random.Generator) -> None:
+    adam = AdamW(params(rng))
+    tensors, numbers = adam.state_dict()
+    if change == "missing":
+        del tensors["v.gain"]
+    if change == "extra":
+        tensors["m.other"] = np.zeros(3, np.float32)
+    if change == "shape":
+        tensors["m.w"] = np.zeros((5, 8), np.float32)
+    if change == "steps":
+        del numbers["steps"]
+    if change == "scale":
+        numbers["loss_scale"] = {"scale": "x"}
+    with pytest.raises(CheckpointError):
+        adam.load_state_dict(adam.params, tensors, numbers)
+
+
+@pytest.mark.parametrize("bad", [{"betas": (1.0, 0.9)}, {"betas": (0.9, -1.0)}])
+def test_settings_outside_their_range_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        AdamW({"w": np.zeros(3, np.float32)}, **bad)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        AdamW({})
+    with pytest.raises(ConfigError):
+        LossScale(1000.0)
+
+
+# =============================== Loss scale and schedules =======================
+
+
+def test_loss_scale_doubles_after_good_updates_and_halves_after_a_bad_one() -> None:
+    scale = LossScale(1024.0, growth_interval=3, largest=4096.0)
+    for _ in range(3):
+        scale.update(True)
+    assert scale.scale == 2048.0
+    scale.update(True)
+    scale.update(False)
+    assert (scale.scale, scale.skipped, scale.skipped_in_a_row) == (1024.0, 1, 1)
+    for _ in range(2):
+        scale.update(True)
+    assert scale.scale == 1024.0  # counting began again
+    for _ in range(20):
+        scale.update(True)
+    assert scale.scale == 4096.0  # the largest
+    for _ in range(50):
+        scale.update(False)
+    assert scale.scale == 1.0
+    assert scale.skipped_in_a_row == 50
+
+
+def test_warm_up_is_linear_and_the_cosine_ends_at_its_floor() -> None:
+    rate = warmup_cosine(1.0, warmup=10, total=110, floor=0.1)
+    assert [rate(i) for i in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+    assert rate(10) == pytest.approx(1.0)
+    assert rate(60) == pytest.approx(0.55)
+    assert rate(110) == rate(10**6) == pytest.approx(0.1)
+    falling = [rate(i) for i in range(10, 111)]
+    assert falling == sorted(falling, reverse=True)
+    assert warmup_cosine(1.0, 0, 1)(0) == pytest.approx(1.0)
+    assert constant(0.5)(123) == 0.5
