@@ -179,17 +179,18 @@ static SaStatus lower_prelu(SaLower *l, const SaOp *op) {
     return append_elem(l, op, e, v, types, sa_store_of(op->results[0]));
 }
 
-/* pow with a scalar constant: the exponents that have a function of their own. */
+/* pow with a scalar constant: the exponents that have a function of their own.
+ * As roots they give NaN for -inf. Adding -0.0 changes nothing, not even -0. */
 static SaStatus lower_pow_const(SaLower *l, const SaOp *op, float y) {
     SaStore store = sa_store_of(op->results[0]);
     if (y == 0.5f)
         return append_unary(l, op, SA_U_SQRT, SA_U_SQRT, 0, 0, store);
     if (y == -0.5f)
-        return append_unary(l, op, SA_U_RSQRT, SA_U_RSQRT, 0, 0, store);
+        return append_unary(l, op, SA_U_RSQRT, SA_U_RSQRT, 0.0f, 0, store);
     if (y == 2.0f)
         return append_unary(l, op, SA_U_SQUARE, SA_U_SQUARE, 0, 0, store);
     if (y == -1.0f)
-        return append_unary(l, op, SA_U_INVERSE, SA_U_INVERSE, 0, 0, store);
+        return append_unary(l, op, SA_U_INVERSE, SA_U_INVERSE, -0.0f, 0, store);
     return append_unary(l, op, SA_U_POW, SA_U_POW, y, 0, store);
 }
 

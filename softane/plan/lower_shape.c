@@ -118,63 +118,21 @@ SaStatus sa_lower_transpose(SaLower *l, const SaOp *op, int index) {
 
 /* ============================== Slices ==================================== */
 
-static bool bit(const SaOp *op, const char *key, int axis) {
-    const SaValue *v = sa_op_value(op, key);
-    const uint8_t *d = v && v->constant ? v->constant->data : NULL;
-    return d && (size_t)axis < v->constant->bytes && d[axis];
-}
-
-/* slice_by_index: where axis `a` begins and how it steps; the length is what
- * the type checker accepted, recomputed here without the dropped axes. */
-static void index_slice(const SaOp *op, const int64_t *begin, const int64_t *end, const int64_t *stride, int a,
-                        int64_t dim, int64_t *first, int64_t *step, int64_t *len) {
-    *step = stride[a] ? stride[a] : 1;
-    bool back = *step < 0;
-    int64_t b = begin[a] < 0 ? begin[a] + dim : begin[a], e = end[a] < 0 ? end[a] + dim : end[a];
-    int64_t low = back ? -1 : 0, high = back ? dim - 1 : dim;
-    b = b < low ? low : b > high ? high : b;
-    e = e < low ? low : e > high ? high : e;
-    if (bit(op, "begin_mask", a))
-        b = back ? dim - 1 : 0;
-    if (bit(op, "end_mask", a))
-        e = back ? -1 : dim;
-    int64_t span = back ? b - e : e - b, by = back ? -*step : *step;
-    *len = span > 0 ? (span + by - 1) / by : 0;
-    if (bit(op, "squeeze_mask", a)) {
-        b = begin[a] < 0 ? begin[a] + dim : begin[a];
-        *len = 1;
-        *step = 1;
-    }
-    *first = b;
-}
-
 SaStatus sa_lower_slice(SaLower *l, const SaOp *op, int index) {
     (void)index;
     const SaValue *x;
     SaRef in;
+    SaSlice slice;
     SA_TRY(operand(l, op, "x", &x, &in));
-    int rank = x->type.rank;
-    int64_t begin[SA_MAX_RANK], second[SA_MAX_RANK], stride[SA_MAX_RANK] = {1, 1, 1, 1, 1};
-    bool by_size = op->id == SA_OP_SLICE_BY_SIZE;
-    if (sa_op_ints(op, "begin", begin, SA_MAX_RANK) != rank ||
-        sa_op_ints(op, by_size ? "size" : "end", second, SA_MAX_RANK) != rank)
-        return sa_lower_fail(l, op, SA_E_OPERAND, "begin, size and end need one entry per axis");
-    if (!by_size)
-        sa_op_ints(op, "stride", stride, SA_MAX_RANK);
+    if (!sa_op_slice(op, &slice))
+        return sa_lower_fail(l, op, SA_E_OPERAND, "the slice leaves x");
     ptrdiff_t dense[SA_MAX_RANK];
     sa_dense_strides(&x->type, dense);
-    SaCopy c = {.rank = rank};
-    for (int a = 0; a < rank; a++) {
-        int64_t dim = x->type.dim[a], first = begin[a] < 0 ? begin[a] + dim : begin[a], step = 1;
-        int64_t len = second[a] == -1 ? dim - first : second[a];
-        if (!by_size)
-            index_slice(op, begin, second, stride, a, dim, &first, &step, &len);
-        int64_t last = first + (len - 1) * step;
-        if (len < 1 || first < 0 || first >= dim || last < 0 || last >= dim)
-            return sa_lower_fail(l, op, SA_E_SHAPE, "the slice leaves axis %d", a);
-        c.dim[a] = (size_t)len;
-        c.s_stride[a] = dense[a] * (ptrdiff_t)step;
-        c.s_offset += dense[a] * (ptrdiff_t)first;
+    SaCopy c = {.rank = x->type.rank};
+    for (int a = 0; a < c.rank; a++) {
+        c.dim[a] = (size_t)slice.count[a];
+        c.s_stride[a] = dense[a] * (ptrdiff_t)slice.step[a];
+        c.s_offset += dense[a] * (ptrdiff_t)slice.begin[a];
     }
     return view_or_copy(l, op->results[0], in, c);
 }
