@@ -87,7 +87,7 @@ mypy: dev
 
 .PHONY: bundled
 bundled: dev ## engine and scheduler tests on a core built with the bundled GCD
-	@$(PY) tools/variant.py --gcd bundled $(PYTEST) -q $(addprefix $(CURDIR)/,$(wildcard tests/engine tests/sched))
+	@$(PY) tools/variant.py --gcd bundled $(PYTEST) $(addprefix $(CURDIR)/,$(wildcard tests/engine tests/sched))
 
 .PHONY: asan
 asan: dev ## C tests, engine and scheduler tests under address and undefined-behaviour sanitizers

@@ -36,6 +36,8 @@ PYTHON: dict[str, set[str]] = {
     "trace": {"checkpoint", "errors"},
     "models": {"mil", "kernel", "scheduler", "cpu", "optim", "engine", "errors"},
     "microstep": {"models", "cpu", "data", "scheduler", "kernel", "errors"},
+    "progress": {"metrics", "errors"},
+    "report": {"metrics", "checkpoint", "data", "engine", "cpu", "_version", "errors"},
     "generate": ANY,
     "train": ANY,
     "cli": ANY,
