@@ -438,8 +438,7 @@ class Program:
             raise
 
     def _check(self, status: int, error: Any) -> None:
-        if error.kernel < 0:
-            error.kernel = 0  # a single program is always kernel 0 of its list of names
+        error.kernel = 0  # a single program is always kernel 0 of its list of names
         _native.check(status, error, [self.kernel.name], self.engine.name)
 
     def eval(self, *inputs: ArrayLike) -> Any:

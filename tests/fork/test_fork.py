@@ -25,6 +25,14 @@ W = lambda v: {{"a": np.full(4, float(v))}}
 """
 
 
+IMPORT_ONLY = """
+import os, pathlib, sys, ane_native
+threads = len(os.listdir("/proc/self/task"))
+print(threads, "ane_native._core" in sys.modules,
+      "softane" in pathlib.Path("/proc/self/maps").read_text())
+"""
+
+
 def run(body: str, **popen: object) -> subprocess.Popen[str]:
     code = PRELUDE.format(tests=str(TESTS)) + textwrap.dedent(body)
     return subprocess.Popen(
@@ -166,9 +174,7 @@ def test_import_is_silent_and_starts_no_thread_and_opens_no_engine() -> None:
             "-W",
             "error",
             "-c",
-            "import sys, os, pathlib, ane_native; "
-            "print(len(os.listdir('/proc/self/task')), 'ane_native._core' in sys.modules, "
-            "'softane' in pathlib.Path('/proc/self/maps').read_text())",
+            IMPORT_ONLY,
         ],
         capture_output=True,
         text=True,
