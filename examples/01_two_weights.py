@@ -13,7 +13,7 @@ import numpy as np
 import ane_native as ane
 from ane_native import mil
 
-POINTS, HIDDEN, UPDATES, MICRO_STEPS, RATE = 64, 64, 60, 8, 0.01
+POINTS, HIDDEN, UPDATES, MICRO_STEPS, RATE = 64, 64, 40, 64, 0.01
 
 # The kernel: y = w2 · tanh(w1 · x), and the tap h that the backward pass needs.
 f = mil.Function()

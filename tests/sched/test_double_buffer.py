@@ -33,7 +33,9 @@ _serial = itertools.count()
 def kernels() -> ane.KernelSet:
     """Two kernels whose text no other test has compiled, so that nothing comes from a cache."""
     tag = f"t{next(_serial)}"
-    return ane.KernelSet([scale("fwd", weight="a", tag=tag), scale("bwd", weight="b", tag=tag + "b")])
+    return ane.KernelSet(
+        [scale("fwd", weight="a", tag=tag), scale("bwd", weight="b", tag=tag + "b")]
+    )
 
 
 def versions(trainer: ane.DoubleBufferedTrainer) -> tuple[float, float]:
@@ -327,9 +329,7 @@ def test_wired_kernels_share_memory() -> None:
         [scale("first", weight="a"), scale("second", weight="b", tag="b")],
         wires={"second.i00_x": "first.o00_y"},
     )
-    with ane.DoubleBufferedTrainer(
-        pair, {"a": np.full(4, 3.0), "b": np.full(4, 5.0)}
-    ) as trainer:
+    with ane.DoubleBufferedTrainer(pair, {"a": np.full(4, 3.0), "b": np.full(4, 5.0)}) as trainer:
         trainer.surface("first", "i00_x").array[:] = 2
         trainer.run(["first", "second"])
         assert np.all(trainer.surface("second", "o00_y").array == 30)
@@ -411,9 +411,7 @@ def test_no_eval_mixes_generations_while_steps_go_on() -> None:
                     errors.append((kernel, version, last))
                 last = version
 
-        threads = [
-            threading.Thread(target=work, args=a) for a in (("fwd", 1.0), ("bwd", 2.0))
-        ]
+        threads = [threading.Thread(target=work, args=a) for a in (("fwd", 1.0), ("bwd", 2.0))]
         for t in threads:
             t.start()
         for version in range(1, 60):
