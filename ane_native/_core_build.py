@@ -57,8 +57,13 @@ def sources(bundled: bool) -> list[Path]:
 
 def write_wrapper(out: Path) -> Path:
     """Let cffi write the C file of the wrapper; untouched when it would be the same."""
-    import cffi
-
+    try:
+        import cffi
+    except ImportError:
+        raise tc.ToolchainError(
+            "cannot build ane-native: the Python package cffi is missing\n"
+            f"This puts it right:\n    {sys.executable} -m pip install cffi"
+        ) from None
     ffi = cffi.FFI()
     ffi.cdef((HERE / "_core.cdef").read_text(encoding="utf-8"))
     ffi.set_source(MODULE, '#include "_core.h"')
@@ -108,11 +113,9 @@ def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str 
     Raises:
         ToolchainError: a tool is missing or a file does not compile.
     """
-    tc.compiler()  # first: what is missing is said before anything is compiled
-    objc_libs = tc.objc_libs()
-    tc.objc_flags()
     gcd = tc.gcd(gcd_choice)
     out = out or default_out(gcd.name, sanitize)
+    tc.probe_objc(out)  # what is missing is said before anything is compiled
     with tc.build_lock(out):
         made = units(out, gcd, sanitize)
         tc.compile_all(made)
@@ -120,7 +123,7 @@ def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str 
             flags = ["-bundle", "-undefined", "dynamic_lookup"]
         else:
             flags = ["-shared"]
-        flags += [*tc.sanitize_flags(sanitize), *gcd.libs(), *objc_libs]
+        flags += [*tc.sanitize_flags(sanitize), *gcd.libs(), *tc.objc_libs()]
         module: Path = out / module_name()
         tc.link([u.object for u in made], module, [*flags, *tc.env_flags("LDFLAGS")])
     return module

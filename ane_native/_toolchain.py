@@ -34,6 +34,7 @@ from pathlib import Path
 MACOS = sys.platform == "darwin"
 
 FIX_LINUX = "sudo apt-get install clang libgnustep-base-dev"
+MAX_LINES = 60  # of a failing compiler that are shown
 FIX_MACOS = "xcode-select --install"
 
 
@@ -155,6 +156,32 @@ def objc_libs() -> list[str]:
     gcc = gcc_dir()
     libs = ["-lgnustep-base", "-lobjc", "-ldl", "-lpthread", "-lm"]
     return [f"-L{gcc}", *libs] if gcc and (gcc / "libobjc.so").exists() else libs
+
+
+PROBE = """#import <Foundation/Foundation.h>
+int main(void) { @autoreleasepool { return [@"x" length] != 1; } }
+"""
+
+
+def probe_objc(folder: Path) -> None:
+    """Make sure that an Objective-C program compiles and links; remembered in `folder`.
+
+    Raises:
+        ToolchainError: it does not: part of the Objective-C runtime is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source, stamp = folder / "probe.m", folder / "probe.cmd"
+    command = [*compiler(), *objc_flags(), str(source), *objc_libs(), "-o", str(folder / "probe")]
+    with contextlib.suppress(OSError):
+        if stamp.read_text() == fingerprint(command):
+            return
+    source.write_text(PROBE)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if "error" in line or "cannot" in line]
+        why = said[0] if said else done.stderr.strip()[:200]
+        raise missing(f"a small Objective-C program does not compile and link\n({why})")
+    stamp.write_text(fingerprint(command))
 
 
 # ============================== GCD ========================================= #
@@ -294,7 +321,10 @@ def run(command: Sequence[str], what: str) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode != 0:
-        raise ToolchainError(f"{what} failed:\n{shlex.join(command)}\n{done.stdout}")
+        lines = done.stdout.splitlines()
+        if len(lines) > MAX_LINES:
+            lines[MAX_LINES:] = [f"... and {len(lines) - MAX_LINES} lines more"]
+        raise ToolchainError("\n".join([f"{what} failed:", shlex.join(command), *lines]))
     if done.stdout:
         print(done.stdout, end="", file=sys.stderr, flush=True)
 

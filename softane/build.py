@@ -88,6 +88,7 @@ def build(out: Path | None = None, debug: bool = False, sanitize: str = "") -> P
         raise tc.ToolchainError("softane is not built on macOS yet")
     out = out or default_out(debug, sanitize)
     library = out / "libsoftane.so"
+    tc.probe_objc(out)
     with tc.build_lock(out):
         objects = compile_objects(out, debug, sanitize)
         flags = ["-shared", "-Wl,-soname,libsoftane.so", *tc.sanitize_flags(sanitize)]
