@@ -242,7 +242,7 @@ SA_INLINE float m_pow(float x, float y) {
     float is_odd = floorf(half) == half ? 0.0f : is_whole;
     uint32_t flip = sa_bits(x) & (is_odd != 0.0f ? 0x80000000u : 0u); /* -1 to an odd power */
     float s = sa_float(sa_bits(r) ^ flip);
-    s = is_whole != 0.0f ? s : (x < 0.0f ? NAN : r);
+    s = is_whole != 0.0f ? s : (x < 0.0f && x != -INFINITY ? NAN : r);
     return y == 0.0f ? 1.0f : s;
 }
 

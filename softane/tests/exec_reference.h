@@ -360,17 +360,21 @@ static size_t ref_group(const int64_t *at, const SaType *t, unsigned mask, size_
     return g;
 }
 
-/* Members of fold g of x, in order. Returns their number. */
-static size_t ref_members(const RefValue *x, unsigned mask, size_t g, size_t *members) {
-    size_t n = 0;
+/* Indices of x fold by fold, each fold in order. *len gets the members of one.
+ * The caller frees the list. */
+static size_t *ref_members(const RefValue *x, unsigned mask, size_t *len) {
+    size_t *m = malloc(x->n * sizeof *m);
+    *len = 1;
+    for (int a = 0; a < x->type.rank; a++)
+        *len *= mask >> a & 1 ? (size_t)x->type.dim[a] : 1;
     for (size_t i = 0; i < x->n; i++) {
         int64_t at[SA_MAX_RANK];
-        size_t in;
+        size_t in, g;
         ref_unravel(i, &x->type, at);
-        if (ref_group(at, &x->type, mask, &in) == g)
-            members[n++] = i;
+        g = ref_group(at, &x->type, mask, &in);
+        m[g * *len + in] = i;
     }
-    return n;
+    return m;
 }
 
 static double ref_fold(SaOpId id, const RefValue *x, const size_t *m, size_t n, double *slack) {
@@ -405,18 +409,18 @@ static double ref_fold(SaOpId id, const RefValue *x, const size_t *m, size_t n, 
 
 static void ref_reduce(Ref *r, const SaOp *op, RefValue *out) {
     RefValue *x = ref_arg(r, op, "x");
-    size_t *m = malloc(x->n * sizeof *m);
+    size_t n, *all = ref_members(x, ref_axes(op, &x->type), &n);
     for (size_t g = 0; g < out->n; g++)
-        out->raw[g] = ref_fold(op->id, x, m, ref_members(x, ref_axes(op, &x->type), g, m), &out->slack[g]);
-    free(m);
+        out->raw[g] = ref_fold(op->id, x, all + g * n, n, &out->slack[g]);
+    free(all);
 }
 
 /* softmax, layer_norm, l2_norm: fold by fold. */
 static void ref_norm(Ref *r, const SaOp *op, RefValue *out) {
     RefValue *x = ref_arg(r, op, "x"), *gamma = ref_arg(r, op, "gamma"), *beta = ref_arg(r, op, "beta");
-    size_t *m = malloc(x->n * sizeof *m), done = 0;
-    for (size_t g = 0; done < x->n; g++) {
-        size_t n = ref_members(x, ref_axes(op, &x->type), g, m);
+    size_t n, *all = ref_members(x, ref_axes(op, &x->type), &n);
+    for (size_t g = 0; g < x->n / n; g++) {
+        const size_t *m = all + g * n;
         double slack, max = ref_fold(SA_OP_REDUCE_MAX, x, m, n, &slack), sum = 0, var = 0, sq = 0, e = 0;
         for (size_t i = 0; i < n; i++) {
             sum += x->y[m[i]];
@@ -437,9 +441,8 @@ static void ref_norm(Ref *r, const SaOp *op, RefValue *out) {
             out->raw[m[i]] = y;
             out->slack[m[i]] = (double)(n + 16) * 0x1p-23 * (op->id == SA_OP_LAYER_NORM ? 4 + fabs(y) : fabs(y));
         }
-        done += n;
     }
-    free(m);
+    free(all);
 }
 
 /* ============================== Movement ================================== */
