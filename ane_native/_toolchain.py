@@ -178,7 +178,7 @@ def probe_objc(folder: Path) -> None:
     source.write_text(PROBE)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if "error" in line or "cannot" in line]
+        said = re.findall(r".*(?:cannot find|undefined|not found|error:).*", done.stderr)
         why = said[0] if said else done.stderr.strip()[:200]
         raise missing(f"a small Objective-C program does not compile and link\n({why})")
     stamp.write_text(fingerprint(command))
