@@ -232,7 +232,7 @@ class AdamW:
         self._decay = {n: weight_decay if len(s) > 1 else 0.0 for n, s in self._shapes.items()}
         self._m, self._v, self._g = (_Flat(self._shapes) for _ in range(3))
         self._buffers = [_Masters(self._shapes)]
-        self._newest = self._buffers[0]
+        self._newest = self._previous = self._buffers[0]
         self._passes: dict[tuple[int, int], cpu.AdamTensors] = {}
         self.grads = self._g.views
         self._fill(self._newest, params, "params")
@@ -242,6 +242,11 @@ class AdamW:
     def params(self) -> Params:
         """The newest masters. Hand them over and do not write to them."""
         return self._newest.views
+
+    @property
+    def previous(self) -> Params:
+        """The masters before the last update that was applied; gone with the next one."""
+        return self._previous.views
 
     @property
     def version(self) -> int:
@@ -280,7 +285,7 @@ class AdamW:
             )
             target.version = self._newest.version + 1
             target.submitted = False
-            self._newest = target
+            self._previous, self._newest = self._newest, target
             self.steps += 1
         self.loss_scale.update(finite)
         self._g.all.fill(0.0)

@@ -143,6 +143,11 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
         if self.lr == 0:
             raise ConfigError("lr: expected more than 0, got 0")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name}: expected 0 <= {name} < 1, got {value!r}")
+        LossScale(self.loss_scale)  # refuses what is no power of two
 
     def as_dict(self) -> dict[str, Any]:
         """Field name -> value, for JSON."""
@@ -341,7 +346,7 @@ class Run:
             loss_scale=LossScale(config.loss_scale, config.loss_scale_interval),
         )
         self.done = self.first_update = 0
-        self.in_epilogue = False
+        self.started = self.in_epilogue = False
         self.saved = folder  # the last checkpoint, once there is one
         self.trace = TraceLog(max(2, config.trace_events))
         self.metrics = MetricsLog(folder / "metrics.jsonl")
@@ -428,20 +433,32 @@ class Run:
 
     # ------------------------------ checkpoints ------------------------------
 
-    def _save(self, windows: Mapping[str, Any]) -> None:
+    def _due_weights(self, failed: bool) -> Mapping[str, Any] | None:
+        """What the next batch would run on; None when that is the newest weights.
+
+        `failed`: the last boundary raised, so the scheduler is behind where it should be.
+        """
+        if failed and self.config.staleness == 0:
+            return None
+        if failed and self.config.staleness == 1:
+            return self.optimizer.previous
+        if self.trainer.generation == self.optimizer.version:
+            return None
+        return self.trainer.active_weights
+
+    def _save(self, windows: Mapping[str, Any], failed: bool = False) -> None:
         """Save the state after `self.done` updates; `windows`: the sampler's state there."""
         tensors, numbers = self.optimizer.state_dict()
-        lags = self.trainer.generation != self.optimizer.version
-        if lags:
-            active = self.trainer.active_weights
-            tensors |= {f"active.{n}": active[n] for n in self.optimizer.params}
+        due = self._due_weights(failed)
+        if due is not None:
+            tensors |= {f"active.{name}": due[name] for name in self.optimizer.params}
         state = {
             "updates": self.done,
             "model": dataclasses.asdict(self.model),
             "corpus": self.corpus.fingerprint,
             "windows": windows,
             "optimizer": numbers,
-            "active_lags": lags,
+            "active_lags": due is not None,
         }
         with self.trace.main("save"):
             self.saved = save_checkpoint(
@@ -483,6 +500,7 @@ class Run:
     def _record_start(self, begin_ns: int) -> None:
         assert self.trainer.stats is not None
         self.first_update = self.done
+        self.started = True
         with self.trace.main("validation"):
             valid = self.step.evaluate(self.valid)
         ready_ms = (time.monotonic_ns() - begin_ns) / 1e6
@@ -548,7 +566,7 @@ class Run:
         elif self.optimizer.loss_scale.skipped_in_a_row >= MOST_SKIPS:
             raise FloatingPointError(
                 f"the run diverged: gradients were not finite in {MOST_SKIPS} updates in a row"
-                + self._save_and_say()
+                + self._save_and_say(failed=False)
             )
         return self._record(loss, info, stats, begin, (adam_end - adam_begin) / 1e6)
 
@@ -579,22 +597,24 @@ class Run:
                 with self.trace.main("boundary"):
                     stats = self.trainer.step(self.optimizer.params, handover=True)
             except BudgetExhausted as error:
-                raise BudgetExhausted(f"{error}{self._save_and_say()}") from error
+                raise BudgetExhausted(f"{error}{self._save_and_say(failed=True)}") from error
             except EngineError as error:
                 failed += 1
                 self.progress.say(f"update {self.done}: a generation failed: {error}")
                 if failed < TRIES:
                     continue
-                self.progress.say(f"giving up after {TRIES} failures{self._save_and_say()}")
+                self.progress.say(
+                    f"giving up after {TRIES} failures{self._save_and_say(failed=True)}"
+                )
                 raise
             self.optimizer.handed_over(stats.newest, stats.submitted)
             return stats
 
-    def _save_and_say(self) -> str:
+    def _save_and_say(self, failed: bool) -> str:
         """Save before an error ends the run; the words that say so."""
-        if self.in_epilogue:
-            return ""
-        self._save(self.sampler.state_dict())
+        if self.in_epilogue or not self.started:
+            return ""  # nothing new, and the checkpoint that exists is exact
+        self._save(self.sampler.state_dict(), failed)
         return (
             f"\n  saved {self.saved}; a new process goes on from there: "
             f"ane-native train --resume {self.folder}"
