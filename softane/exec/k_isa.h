@@ -16,7 +16,9 @@
 
 /* Before a loop whose iterations do not depend on each other. The pointers may
  * be equal (in-place work), so `restrict` would be a lie. */
-#if defined(__clang__)
+#if defined(__clang__) && defined(__AVX512F__)
+#define SA_LOOP _Pragma("clang loop vectorize(assume_safety) vectorize_width(16)")
+#elif defined(__clang__)
 #define SA_LOOP _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
 #define SA_LOOP _Pragma("GCC ivdep")
@@ -56,17 +58,26 @@ SA_INLINE float sa_float(uint32_t u) {
 /* ============================== Rounding ================================== */
 
 /* x onto the fp16 grid, half away from zero: first to 11 significant bits,
- * then, below 2^-14, onto multiples of 2^-24. As sa_half_from_float_away. */
-SA_INLINE float sa_grid_away(float x) {
+ * then, below 2^-14, onto multiples of 2^-24. As sa_half_from_float_away.
+ * Magnitudes from `limit` (float bits) up give inf; NaN stays.
+ *
+ * Adding 0.5 makes 2^-24 the last place of the sum, but ties would go to even;
+ * a bit far below the 11 significant ones pushes them up and nothing else. */
+SA_INLINE float sa_grid_limited(float x, uint32_t limit) {
     uint32_t u = sa_bits(x), s = u & 0x80000000u, m = u ^ s;
-    uint32_t r = (m + 0x1000u) & ~0x1fffu;      /* a carry moves into the exponent */
-    float small = sa_float(r) < 0x1p-14f ? sa_float(r) : 0.0f;
-    float q = (float)(int32_t)(small * 0x1p24f + 0.5f) * 0x1p-24f;
-    r = r < 0x38800000u ? sa_bits(q) : r;       /* 2^-14 */
-    r = r >= 0x47800000u ? 0x7f800000u : r;     /* 65536: reached from 65520 up */
-    r = m > 0x7f800000u ? (m | 0x400000u) : r;  /* NaN stays, quiet */
+    uint32_t r = (m + 0x1000u) & ~0x1fffu;           /* a carry moves into the exponent */
+    uint32_t q = sa_bits((sa_float(r | 0x800u) + 0.5f) - 0.5f);
+    uint32_t over = m > 0x7f800000u ? m : 0x7f800000u; /* NaN or inf */
+    r = r < 0x38800000u ? q : r;                     /* 2^-14 */
+    r = m >= limit ? over : r;
     return sa_float(r | s);
 }
+
+/* 65520 and above round to 65536, which is inf. */
+SA_INLINE float sa_grid_away(float x) { return sa_grid_limited(x, 0x477ff000u); }
+
+/* The product unit: |y| >= 32768 is out of its range. */
+SA_INLINE float sa_grid_product(float x) { return sa_grid_limited(x, 0x47000000u); }
 
 /* The same with IEEE ties to even. Adding 0.5 makes the grid of the sum 2^-24. */
 SA_INLINE float sa_grid_even(float x) {
@@ -78,13 +89,6 @@ SA_INLINE float sa_grid_even(float x) {
     r = r >= 0x47800000u ? 0x7f800000u : r;
     r = m > 0x7f800000u ? (m | 0x400000u) : r;
     return sa_float(r | s);
-}
-
-/* The product unit: |y| >= 32768 is out of its range. */
-SA_INLINE float sa_grid_product(float x) {
-    uint32_t u = sa_bits(x), s = u & 0x80000000u, m = u ^ s;
-    m = m >= 0x47000000u && m <= 0x7f800000u ? 0x7f800000u : m;
-    return sa_grid_away(sa_float(m | s));
 }
 
 #endif
