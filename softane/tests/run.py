@@ -20,17 +20,20 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "softane")]
 import build
 
-SUPPRESSIONS = ROOT / "tools" / "lsan.supp"
+# What a sanitizer says about libraries that are not ours is not asked for.
+SANITIZERS = {
+    "LSAN_OPTIONS": f"suppressions={ROOT / 'tools' / 'lsan.supp'}:print_suppressions=0",
+    "TSAN_OPTIONS": f"suppressions={ROOT / 'tools' / 'tsan.supp'}:print_suppressions=0",
+}
 VERDICT = re.compile(r"(\d+) passed, (\d+) failed")
 
 
 def run_program(program: Path, timeout: float = 600) -> tuple[bool, str, str]:
     """Run one test program. Returns (passed, verdict line, everything it printed)."""
-    leaks = f"suppressions={SUPPRESSIONS}:print_suppressions=0"
     try:
         done = subprocess.run(
             [program],
-            env={"LSAN_OPTIONS": leaks, **os.environ},
+            env={**SANITIZERS, **os.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
