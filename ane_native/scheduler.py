@@ -66,7 +66,7 @@ class BatchStats:
         compile_ms: the whole background job of the generation that was installed, and its
             parts; None when none was installed.
         bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``.
-        hidden_ms: ``compile_ms - wait_ms``, at least 0.
+        hidden_ms: ``compile_ms - compile_stall_ms``, at least 0.
         programs_compiled, programs_reused: in that generation.
         evals_during_compile, micro_steps_during_compile: that ended while it compiled.
         evals, micro_steps: of the batch.
@@ -155,6 +155,7 @@ def _stats(out: Any, engine: str) -> BatchStats:
             value = ms(getattr(out, f"{kind}_{p}_ns"))
             latencies[f"eval_{kind}_{p}_ms"] = value if seen else None
     compile_ms = ms(out.compile_ns) if swapped else None
+    stall = math.fsum(parts.values())
     limit = int(out.compile_limit)
     return BatchStats(
         batch=int(out.batch),
@@ -163,7 +164,7 @@ def _stats(out: Any, engine: str) -> BatchStats:
         staleness=int(out.staleness),
         swapped=swapped,
         submitted=bool(out.submitted),
-        compile_stall_ms=math.fsum(parts.values()),
+        compile_stall_ms=stall,
         snapshot_ms=parts["snapshot"],
         wait_ms=parts["wait"],
         swap_ms=parts["swap"],
@@ -173,7 +174,7 @@ def _stats(out: Any, engine: str) -> BatchStats:
         engine_compile_ms=ms(out.engine_compile_ns) if swapped else None,
         load_ms=ms(out.load_ns) if swapped else None,
         canary_ms=ms(out.canary_ns) if swapped else None,
-        hidden_ms=None if compile_ms is None else max(0.0, compile_ms - parts["wait"]),
+        hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
         programs_compiled=int(out.programs_compiled),
         programs_reused=int(out.programs_reused),
         evals_during_compile=int(out.evals_during_compile),

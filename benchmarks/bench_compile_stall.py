@@ -21,8 +21,8 @@ import ane_native as ane
 from ane_native import mil, soft
 
 WIDTH = 256
-SIZES = {"small": (4, 128), "large": (8, 512)}  # kernels, channels
-BATCHES, MICRO_STEPS = 30, 6
+SIZES = {"small": (4, 128, 40), "large": (8, 512, 12)}  # kernels, channels, micro-steps
+BATCHES = 20
 STALENESS = {"synchronous": 0, "staleness1": 1, "opportunistic": None}
 
 
@@ -51,7 +51,7 @@ def test_compile_stall(benchmark: Any, mode: str, size: str, timing: str) -> Non
         if not engine.software:
             pytest.skip("real hardware has its own timing")
         soft.set("timing", timing)
-    count, channels = SIZES[size]
+    count, channels, micro_steps = SIZES[size]
     # other weights in every case: bytes the engine has seen before it would not compile again
     rng = np.random.default_rng(zlib.crc32(f"{mode} {size} {timing}".encode()))
     scale = np.float32(1 / np.sqrt(channels))
@@ -67,7 +67,7 @@ def test_compile_stall(benchmark: Any, mode: str, size: str, timing: str) -> Non
         trainer.surface("k0", "i00_x").write(rng.standard_normal((1, channels, 1, WIDTH)))
 
         def batch() -> None:
-            for _ in range(MICRO_STEPS):
+            for _ in range(micro_steps):
                 trainer.run(names)
                 trainer.micro_step()
             for w in weights.values():  # every weight changes, as in training
