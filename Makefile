@@ -70,7 +70,7 @@ tiny: dev ## the quick gate before a commit
 	@$(PYTEST) -q -x $(wildcard tests/tiny tests/unit)
 
 .PHONY: test
-test: dev ctest dispatch mypy layers core-lint macos-check bundled ## everything; pytest's line comes last
+test: dev ctest dispatch core-ctest mypy layers core-lint macos-check bundled ## everything; pytest's line comes last
 	@$(PYTEST)
 
 .PHONY: ctest
@@ -80,6 +80,11 @@ ctest: dev
 .PHONY: dispatch
 dispatch: dev ## the bundled GCD and a real one against the same assertions
 	@$(PY) tools/test_dispatch.py
+
+.PHONY: core-ctest
+core-ctest: dev
+	@$(PY) tools/test_core.py
+	@$(PY) tools/test_core.py --gcd bundled
 
 .PHONY: mypy
 mypy: dev
@@ -93,12 +98,14 @@ bundled: dev ## engine and scheduler tests on a core built with the bundled GCD
 asan: dev ## C tests, engine and scheduler tests under address and undefined-behaviour sanitizers
 	@$(PY) softane/tests/run.py --sanitize address,undefined
 	@$(PY) tools/test_dispatch.py --sanitize address,undefined
+	@$(PY) tools/test_core.py --sanitize address,undefined
 	@$(PY) tools/variant.py --gcd bundled --sanitize address,undefined \
 	    $(PYTEST) -q -p no:cacheprovider $(addprefix $(CURDIR)/,$(wildcard tests/engine tests/sched))
 
 .PHONY: tsan
-tsan: dev ## C tests and the bundled GCD under the thread sanitizer
+tsan: dev ## C tests of softane, the core and the bundled GCD under the thread sanitizer
 	@$(PY) tools/test_dispatch.py --sanitize thread --repeat 3
+	@$(PY) tools/test_core.py --sanitize thread --repeat 3
 	@$(PY) softane/tests/run.py --sanitize thread
 
 .PHONY: macos-check

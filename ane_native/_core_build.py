@@ -88,18 +88,25 @@ def python_include() -> list[str]:
     return [f"-I{f}" for f in sorted(folders)]
 
 
-def units(out: Path, gcd: Any, sanitize: str) -> list[Any]:
-    """The object files of the extension."""
+def common_flags(gcd: Any, sanitize: str) -> list[str]:
     level = ["-O1" if sanitize else "-O2", *tc.sanitize_flags(sanitize)]
-    common = [*level, *COMMON, *gcd.flags(), f"-I{HERE}"]
+    return [*level, *COMMON, *gcd.flags(), f"-I{HERE}"]
+
+
+def units(out: Path, gcd: Any, sanitize: str) -> list[Any]:
+    """The object files of the core, without the wrapper for Python."""
     made = []
     for source in sources(gcd.name == "bundled"):
         objc = tc.objc_flags() if source.suffix == ".m" else []
-        flags = (*common, *objc, *tc.env_flags("CFLAGS"))
+        flags = (*common_flags(gcd, sanitize), *objc, *tc.env_flags("CFLAGS"))
         made.append(tc.Unit(source, out / f"{source.name}.o", flags))
-    quiet = ["-w", *python_include()]  # cffi's own code: its warnings are not ours to act on
-    made.append(tc.Unit(write_wrapper(out), out / "_core_wrapper.c.o", (*common, *quiet)))
     return made
+
+
+def wrapper_unit(out: Path, gcd: Any, sanitize: str) -> Any:
+    """The object file of the wrapper. Warnings of cffi's own code are not ours to act on."""
+    flags = (*common_flags(gcd, sanitize), "-w", *python_include())
+    return tc.Unit(write_wrapper(out), out / "_core_wrapper.c.o", flags)
 
 
 def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str = "") -> Path:
@@ -117,7 +124,7 @@ def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str 
     out = out or default_out(gcd.name, sanitize)
     tc.probe_objc(out)  # what is missing is said before anything is compiled
     with tc.build_lock(out):
-        made = units(out, gcd, sanitize)
+        made = [*units(out, gcd, sanitize), wrapper_unit(out, gcd, sanitize)]
         tc.compile_all(made)
         if tc.MACOS:
             flags = ["-bundle", "-undefined", "dynamic_lookup"]

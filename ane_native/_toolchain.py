@@ -402,6 +402,14 @@ def sanitize_flags(kinds: str) -> list[str]:
     return [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
 
 
+def sanitizer_options(folder: Path) -> dict[str, str]:
+    """Environment under which sanitizers are silent about libraries that are not ours."""
+    return {
+        f"{kind.upper()}_OPTIONS": f"suppressions={folder / kind}.supp:print_suppressions=0"
+        for kind in ("lsan", "tsan")
+    }
+
+
 def env_flags(name: str) -> list[str]:
     """Extra flags of the user, such as $CFLAGS."""
     return shlex.split(os.environ.get(name, ""))

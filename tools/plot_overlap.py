@@ -29,7 +29,11 @@ def kind_of(event: dict[str, Any]) -> str | None:
     word = str(event["name"]).split(" ")[0]
     if word in COLOURS:
         return word
-    return "eval" if "kernel" in event.get("args", {}) or word.split(".")[-1].endswith(("fwd", "bwd")) else None
+    return (
+        "eval"
+        if "kernel" in event.get("args", {}) or word.split(".")[-1].endswith(("fwd", "bwd"))
+        else None
+    )
 
 
 def main() -> int:

@@ -20,11 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "softane")]
 import build
 
-# What a sanitizer says about libraries that are not ours is not asked for.
-SANITIZERS = {
-    "LSAN_OPTIONS": f"suppressions={ROOT / 'tools' / 'lsan.supp'}:print_suppressions=0",
-    "TSAN_OPTIONS": f"suppressions={ROOT / 'tools' / 'tsan.supp'}:print_suppressions=0",
-}
 VERDICT = re.compile(r"(\d+) passed, (\d+) failed")
 
 
@@ -33,7 +28,7 @@ def run_program(program: Path, timeout: float = 600) -> tuple[bool, str, str]:
     try:
         done = subprocess.run(
             [program],
-            env={**SANITIZERS, **os.environ},
+            env={**build.tc.sanitizer_options(ROOT / "tools"), **os.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
