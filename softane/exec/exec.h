@@ -37,8 +37,8 @@ int sa_parallel_width(void);
  * scratch and there is none (out of memory). */
 bool sa_gemm(const SaKernels *k, const SaGemmArgs *g);
 
-/* For tests: -1 = as found, 0 = always the built-in product, 1 = always the BLAS (if any). */
-void sa_gemm_choose(int which);
+/* For tests: false = the built-in product even where a BLAS was found. */
+void sa_gemm_choose(bool blas);
 
 /* ============================== One run =================================== */
 

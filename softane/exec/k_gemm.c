@@ -6,18 +6,18 @@
  * NR columns and a block of A into panels of MR rows, zero-filled at the edges;
  * an MR x NR tile of C then lives in registers while k runs. The order of the
  * sum over k depends on k only, never on m, n or the position in C. */
-#include "k_isa.h"
+#include "k_square.h"
 
 /* ============================== Tile ====================================== */
 
 #if defined(__AVX512F__)
-enum { VL = 16, MR = 12 };
+enum { MR = 12 };
 #elif defined(__AVX__)
-enum { VL = 8, MR = 6 };
+enum { MR = 6 };
 #elif defined(__aarch64__)
-enum { VL = 4, MR = 8 };
+enum { MR = 8 };
 #else
-enum { VL = 4, MR = 4 };
+enum { MR = 4 };
 #endif
 enum {
     NR = 2 * VL,
@@ -25,8 +25,6 @@ enum {
     MC = 8 * MR,       /* rows of A packed at once */
     NC = 256           /* columns of B packed at once: KC x NC stays in L2 */
 };
-
-typedef float Vec __attribute__((vector_size(VL * sizeof(float)), aligned(4)));
 
 SA_INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -38,7 +36,7 @@ SA_WIDE static void tile(size_t k, const float *a, const float *b, float *c, siz
     for (int i = 0; i < MR; i++)
         acc[i][0] = acc[i][1] = (Vec){0};
     for (size_t p = 0; p < k; p++, a += MR, b += NR) {
-        Vec b0 = *(const Vec *)(const void *)b, b1 = *(const Vec *)(const void *)(b + VL);
+        Vec b0 = vec_load(b), b1 = vec_load(b + VL);
 #pragma clang loop unroll(full)
         for (int i = 0; i < MR; i++) {
             acc[i][0] += a[i] * b0;
@@ -78,14 +76,34 @@ SA_WIDE static void pack_rows(float *d, const float *s, size_t step, size_t k, s
             d[j] = j < have ? s[j] : 0.0f;
 }
 
-/* The same when (p, j) lies at s[j * step + p]. */
+/* `w` values side by side; w is at most VL, and the panel ends behind them. */
+SA_INLINE void store_some(float *d, Vec v, size_t w) {
+    float t[VL];
+    vec_store(t, v);
+    memcpy(d, t, w * sizeof *d);
+}
+
+/* The same when (p, j) lies at s[j * step + p]: squares of VL x VL are turned in
+ * registers, lines that do not exist are zeros. */
 SA_WIDE static void pack_columns(float *d, const float *s, size_t step, size_t k, size_t w, size_t have) {
     size_t p = 0;
-    if (have == w)
-        for (; p + 8 <= k; p += 8) /* eight of each line at once */
-            for (size_t j = 0; j < w; j++)
-                for (size_t q = 0; q < 8; q++)
-                    d[(p + q) * w + j] = s[j * step + p + q];
+    for (; p + VL <= k; p += VL)
+        for (size_t j0 = 0; j0 < w; j0 += VL) {
+            Vec v[VL];
+            size_t cols = least(VL, w - j0);
+#pragma clang loop unroll(full)
+            for (size_t j = 0; j < VL; j++)
+                v[j] = j0 + j < have ? vec_load(s + (j0 + j) * step + p) : (Vec){0};
+            square_turn(v);
+#pragma clang loop unroll(full)
+            for (size_t q = 0; q < VL; q++) {
+                /* a full vector may run over into what is stored next */
+                if (cols == VL || q + 1 < VL)
+                    vec_store(d + (p + q) * w + j0, v[q]);
+                else
+                    store_some(d + (p + q) * w + j0, v[q], cols);
+            }
+        }
     for (; p < k; p++)
         for (size_t j = 0; j < w; j++)
             d[p * w + j] = j < have ? s[j * step + p] : 0.0f;

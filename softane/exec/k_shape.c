@@ -1,29 +1,35 @@
 // SPDX-License-Identifier: MIT
 /* k_shape.c - the one data movement that is not a row copy: transposition. */
-#include "k_isa.h"
+#include "k_square.h"
 
-/* d[c][r] = s[r][c]. Works on 16 x 16 tiles held in L1, so that both sides are
- * touched in whole cache lines. Strides in floats. */
+/* One square at (r, c). */
+SA_INLINE void turn_at(float *d, size_t d_stride, const float *s, size_t s_stride, size_t r, size_t c) {
+    Vec v[VL];
+#pragma clang loop unroll(full)
+    for (size_t i = 0; i < VL; i++)
+        v[i] = vec_load(s + (r + i) * s_stride + c);
+    square_turn(v);
+#pragma clang loop unroll(full)
+    for (size_t i = 0; i < VL; i++)
+        vec_store(d + (c + i) * d_stride + r, v[i]);
+}
+
+/* d[c][r] = s[r][c]. Squares of VL x VL are turned in registers, in strips of
+ * BAND source rows, so that lines of either side are met again while still in
+ * L1; what is left at the edges goes one by one. Strides in floats. */
 SA_WIDE static void transpose(float *d, size_t d_stride, const float *s, size_t s_stride, size_t rows, size_t cols) {
-    enum { T = 16 };
-    size_t r = 0;
-    for (; r + T <= rows; r += T) {
-        size_t c = 0;
-        for (; c + T <= cols; c += T) {
-            float t[T][T];
-            for (size_t i = 0; i < T; i++)
-                memcpy(t[i], s + (r + i) * s_stride + c, sizeof t[i]);
-            for (size_t j = 0; j < T; j++) {
-                float *to = d + (c + j) * d_stride + r;
-                for (size_t i = 0; i < T; i++)
-                    to[i] = t[i][j];
-            }
-        }
-        for (; c < cols; c++)
-            for (size_t i = 0; i < T; i++)
-                d[c * d_stride + r + i] = s[(r + i) * s_stride + c];
+    enum { BAND = 64 };
+    size_t whole_r = rows - rows % VL, whole_c = cols - cols % VL;
+    for (size_t r0 = 0; r0 < whole_r; r0 += BAND) {
+        size_t end = r0 + BAND < whole_r ? r0 + BAND : whole_r;
+        for (size_t c = 0; c < whole_c; c += VL)
+            for (size_t r = r0; r < end; r += VL)
+                turn_at(d, d_stride, s, s_stride, r, c);
+        for (size_t c = whole_c; c < cols; c++)
+            for (size_t r = r0; r < end; r++)
+                d[c * d_stride + r] = s[r * s_stride + c];
     }
-    for (; r < rows; r++)
+    for (size_t r = whole_r; r < rows; r++)
         for (size_t c = 0; c < cols; c++)
             d[c * d_stride + r] = s[r * s_stride + c];
 }

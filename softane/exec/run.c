@@ -3,28 +3,52 @@
  * store the outputs, give the workspace back.
  *
  * All inputs are read before any step and all outputs written after the last,
- * so a surface may be input and output at once. A plan keeps the workspaces
- * of past runs; a run that finds one allocates nothing. */
+ * so a surface may be input and output at once. Workspaces are shared by all
+ * plans: the next kernel finds the memory of the last one still in cache, and
+ * there are only as many as runs at the same time. */
 #include "exec.h"
 
 /* ============================== Workspaces ================================ */
 
-static void *workspace_take(SaPlan *plan) {
-    for (int i = 0; i < SA_IDLE_WORKSPACES; i++) {
-        void *w = atomic_exchange(&plan->idle[i], NULL);
-        if (w)
-            return w;
-    }
-    return sa_malloc(plan->workspace ? plan->workspace : 64);
-}
+/* Workspaces that are free at the moment. A place is taken by exchanging it
+ * with NULL, so there is no lock that a fork could leave closed. */
+enum { IDLE = 16, HEAD_BYTES = 64 };
+static _Atomic(void *) idle[IDLE];
 
-static void workspace_give(SaPlan *plan, void *w) {
-    for (int i = 0; i < SA_IDLE_WORKSPACES; i++) {
+/* The capacity stands at the start of the block, before the workspace. */
+static size_t capacity(const void *block) { return *(const size_t *)block; }
+
+static void block_give(void *block) {
+    for (int i = 0; i < IDLE; i++) {
         void *none = NULL;
-        if (atomic_compare_exchange_strong(&plan->idle[i], &none, w))
+        if (atomic_compare_exchange_strong(&idle[i], &none, block))
             return;
     }
-    sa_free(w);
+    sa_free(block);
+}
+
+/* The first that is large enough; else one that is too small makes room for a
+ * new one, so that in the end all have the size of the largest plan. */
+static void *block_take(size_t bytes) {
+    void *small = NULL;
+    for (int i = 0; i < IDLE; i++) {
+        void *b = atomic_exchange(&idle[i], NULL);
+        if (b && capacity(b) >= bytes) {
+            if (small)
+                block_give(small);
+            return b;
+        }
+        if (b && small)
+            block_give(b);
+        else if (b)
+            small = b;
+    }
+    sa_free(small);
+    size_t total;
+    size_t *b = sa_add_ok(bytes, HEAD_BYTES, &total) ? sa_malloc(total) : NULL;
+    if (b)
+        *b = bytes;
+    return b;
 }
 
 /* ============================== Steps ===================================== */
@@ -60,12 +84,12 @@ SaStatus sa_plan_run(const SaPlan *plan, int proc, const void *const *inputs, vo
         return SA_E_BIND;
     if (SA_FAILPOINT("exec.run"))
         return SA_E_INJECTED;
-    SaPlan *own = (SaPlan *)(uintptr_t)plan; /* only its list of idle workspaces changes, atomically */
     SaRun r = {.k = sa_kernels_get(), .numerics = options->numerics, .threads = options->threads};
-    r.work = workspace_take(own);
-    if (!r.work)
+    void *block = block_take(plan->workspace);
+    if (!block)
         return SA_E_MEMORY;
+    r.work = (char *)block + HEAD_BYTES;
     walk(&r, &plan->procs[proc], inputs, outputs);
-    workspace_give(own, r.work);
+    block_give(block);
     return r.failed ? SA_E_MEMORY : SA_OK;
 }

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: MIT
 /* plan.c - reading and freeing a plan. Building is lower.c, running exec/run.c. */
-#include <stdatomic.h>
-
 #include "steps.h"
 
 /* NULL is fine. Nobody may be running the plan. */
 void sa_plan_free(SaPlan *plan) {
     if (!plan)
         return;
-    for (int i = 0; i < SA_IDLE_WORKSPACES; i++)
-        sa_free(atomic_load(&plan->idle[i]));
     sa_arena_free(plan->arena);
     sa_free(plan);
 }

@@ -41,6 +41,11 @@ const SaPort *sa_plan_output(const SaPlan *plan, int proc, int i);
 size_t sa_plan_bytes(const SaPlan *plan);   /* resident bytes: weights and tables */
 double sa_plan_flops(const SaPlan *plan, int proc); /* of products, for the timing model */
 
+/* Both compute in fp32 and round once where a value becomes an fp16 tensor.
+ *   fast  half away from zero; products with |y| >= 32768 give inf; x / 0 = 0
+ *         (real_div, floor_div, inverse; x mod 0 = x)
+ *   ieee  half to even; no limit on products; IEEE division
+ * Elsewhere NaN and inf are IEEE's under both. fp32 tensors stay fp32. */
 typedef enum { SA_NUMERICS_FAST = 0, SA_NUMERICS_IEEE } SaNumerics;
 
 typedef struct {

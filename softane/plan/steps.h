@@ -138,17 +138,12 @@ typedef struct {
     double flops;
 } SaProc;
 
-/* Workspaces that are free at the moment. A slot is taken by exchanging it
- * with NULL, so there is no lock that a fork could leave closed. */
-enum { SA_IDLE_WORKSPACES = 16 };
-
 struct SaPlan {
     SaArena *arena;                /* everything below; constants too */
     SaProc *procs;
     int n_procs;
     size_t workspace;              /* bytes one run needs: the greatest of all procedures */
     size_t bytes;                  /* resident: constants and tables */
-    _Atomic(void *) idle[SA_IDLE_WORKSPACES];
 };
 
 typedef struct {

@@ -222,7 +222,13 @@ __attribute__((format(printf, 2, 3))) static void put(Text *t, const char *fmt, 
     t->left -= (size_t)n;
 }
 
-enum { TRAINING_KERNELS = 6, kD = 32, kH = 96, kHeads = 4, kd = kD / kHeads, kT = 64 };
+enum { TRAINING_KERNELS = 6 };
+
+/* Model width, FFN width, heads, width of a head, tokens. A small model; the
+ * benchmark sets the size of Stories110M. */
+static int kD = 32, kH = 96, kHeads = 4, kd = 8, kT = 64;
+
+static const char *const training_names[TRAINING_KERNELS] = {"fwdAttn", "fwdFFN", "ffnBwd", "sdpaBwd1", "sdpaBwd2", "qkvBwd"};
 
 static void put_op(Text *t, const char *id, int c, int h, int w, const char *expr) {
     put(t, "tensor<fp16, [1, %d, %d, %d]> %s = %s[name=string(\"%s\")];\n", c, h, w, id, expr, id);
@@ -395,7 +401,7 @@ static void put_qkv_bwd(Text *t) {
 /* The body of kernel k: fwdAttn, fwdFFN, ffnBwd, sdpaBwd1, sdpaBwd2, qkvBwd. */
 static void training_kernel(int k, char *buf, size_t cap) {
     static void (*const put_kernel[])(Text *) = {put_fwd_attn, put_fwd_ffn, put_ffn_bwd, put_sdpa_bwd1, put_sdpa_bwd2, put_qkv_bwd};
-    static const int channels[] = {kD, kD, kD + 2 * kH, 4 * kD, 2 * kHeads * kT + 2 * kD, 3 * kD};
+    const int channels[] = {kD, kD, kD + 2 * kH, 4 * kD, 2 * kHeads * kT + 2 * kD, 3 * kD};
     Text t = {buf, cap};
     put(&t, "func main<ios18>(tensor<fp16, [1, %d, 1, %d]> x) {\n", channels[k], kT);
     put(&t, STR("pt", "valid") VEC("st", "2", "1,1") VEC("pd4", "4", "0,0,0,0") I32("gr", "1") I32("one", "1") I32("last", "-1") BOOL("no", "false")
