@@ -101,8 +101,12 @@ def build(out: Path | None = None, debug: bool = False, sanitize: str = "") -> P
     return library
 
 
-def build_tests(out: Path | None = None, debug: bool = False, sanitize: str = "") -> list[Path]:
+def build_tests(
+    out: Path | None = None, debug: bool = False, sanitize: str = "", prefix: str = "test_"
+) -> list[Path]:
     """Build softane/tests/test_*.c and .m, one program each, and return the programs.
+
+    With another `prefix` other programs of that directory: "bench_".
 
     They are linked with the objects and not with the library, so that they reach what
     the library hides: C tests with those they use, Objective-C tests with all of them
@@ -117,7 +121,7 @@ def build_tests(out: Path | None = None, debug: bool = False, sanitize: str = ""
         archive = out / "softane.a"
         archive.unlink(missing_ok=True)
         tc.run(["ar", "rcs", str(archive), *map(str, objects)], "making softane.a")
-        mine = [s for s in sources("tests") if s.name.startswith("test_")]
+        mine = [s for s in sources("tests") if s.name.startswith(prefix)]
         units = [u for s in mine for u in units_for(s, out, debug, sanitize)]
         tc.compile_all(units)
         for unit in units:
@@ -134,14 +138,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="build directory [build/softane]")
     parser.add_argument("--debug", action="store_true", help="no optimisation")
     parser.add_argument("--sanitize", default="", help="address,undefined or thread")
-    parser.add_argument("--tests", action="store_true", help="also build the C tests")
+    parser.add_argument("--tests", action="store_true", help="also the C tests and benchmarks")
     args = parser.parse_args()
     out = args.out.resolve() if args.out else None
     try:
         print(build(out, args.debug, args.sanitize))
         if args.tests:
-            for program in build_tests(out, args.debug, args.sanitize):
-                print(program)
+            for prefix in ("test_", "bench_"):
+                for program in build_tests(out, args.debug, args.sanitize, prefix):
+                    print(program)
     except tc.ToolchainError as error:
         print(error, file=sys.stderr)
         return 1
