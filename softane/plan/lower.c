@@ -142,8 +142,9 @@ SaStatus sa_lower_const(SaLower *l, size_t floats, float **data, SaRef *out) {
     return SA_OK;
 }
 
-/* n elements of `dtype` at any alignment, as floats. */
-static void unpack(float *d, const void *src, SaDtype dtype, size_t n) {
+/* n elements of `dtype` at any alignment, as floats. False for a dtype that no
+ * operation computes with. */
+static bool unpack(float *d, const void *src, SaDtype dtype, size_t n) {
     const uint8_t *s = src;
 #define SA_UNPACK(type)                              \
     for (size_t i = 0; i < n; i++) {                 \
@@ -170,9 +171,10 @@ static void unpack(float *d, const void *src, SaDtype dtype, size_t n) {
     case SA_UINT16: SA_UNPACK(uint16_t);
     case SA_INT32: SA_UNPACK(int32_t);
     case SA_UINT64: SA_UNPACK(uint64_t);
-    case SA_STRING: break;
+    default: return false;
     }
 #undef SA_UNPACK
+    return true;
 }
 
 SaStatus sa_lower_ref(SaLower *l, const SaValue *v, SaRef *out) {
@@ -180,11 +182,12 @@ SaStatus sa_lower_ref(SaLower *l, const SaValue *v, SaRef *out) {
     if (!val->ready) {
         const SaConst *c = v->constant;
         size_t n = sa_count(&v->type), want = n * sa_dtype_bytes(v->type.dtype);
-        if (!c || !c->data || v->type.dtype == SA_STRING || c->bytes < want)
+        if (!c || !c->data || c->bytes < want || v->type.rank > SA_MAX_RANK)
             return sa_lower_fail(l, NULL, SA_E_OPERAND, "'%s' has no data", v->name);
-        float *d;
+        float *d = NULL;
         SA_TRY(sa_lower_const(l, n, &d, &val->ref));
-        unpack(d, c->data, v->type.dtype, n);
+        if (!unpack(d, c->data, v->type.dtype, n))
+            return sa_lower_fail(l, NULL, SA_E_TYPE, "'%s': no operation takes a %s", v->name, sa_dtype_name(v->type.dtype));
         val->ready = true;
     }
     *out = val->ref;
@@ -333,6 +336,15 @@ static void look_back(SaLower *l) {
 
 /* ============================== Ports ===================================== */
 
+/* What exec/port.c can load and store. */
+static bool port_dtype(SaDtype t) {
+    switch (t) {
+    case SA_FP16: case SA_FP32: case SA_INT8: case SA_UINT8: case SA_INT16: case SA_UINT16: case SA_INT32:
+    case SA_UINT64: case SA_BOOL: return true;
+    default: return false;
+    }
+}
+
 static void port_layout(SaPort *p) {
     const SaType *t = &p->type;
     int64_t d[4] = {1, 1, 1, 1};
@@ -371,8 +383,8 @@ static SaStatus make_ports(SaLower *l, SaValue **values, int n, SaPort **ports, 
         list[i].port = (SaPort){.name = sa_arena_strndup(l->arena, v->name, strlen(v->name)), .type = v->type};
         if (!list[i].port.name)
             return SA_E_MEMORY;
-        if (v->type.dtype == SA_STRING)
-            return sa_lower_fail(l, NULL, SA_E_TYPE, "port '%s' is a string", v->name);
+        if (!port_dtype(v->type.dtype))
+            return sa_lower_fail(l, NULL, SA_E_TYPE, "port '%s' is a %s", v->name, sa_dtype_name(v->type.dtype));
         port_layout(&list[i].port);
         SA_TRY(sa_lower_ref(l, v, &list[i].ref));
     }

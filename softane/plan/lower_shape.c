@@ -141,7 +141,7 @@ SaStatus sa_lower_split(SaLower *l, const SaOp *op, int index) {
     (void)index;
     const SaValue *x;
     SaRef in;
-    int axis;
+    int axis = 0;
     SA_TRY(operand(l, op, "x", &x, &in));
     SA_TRY(axis_of(l, op, 0, x->type.rank, &axis));
     ptrdiff_t dense[SA_MAX_RANK], at = 0;
@@ -171,7 +171,7 @@ SaStatus sa_lower_concat(SaLower *l, const SaOp *op, int index) {
     const SaValue *result = op->results[0];
     const SaArg *values = sa_op_arg(op, "values");
     bool interleave = false, stack = op->id == SA_OP_STACK;
-    int axis;
+    int axis = 0;
     SA_TRY(axis_of(l, op, 0, result->type.rank, &axis));
     sa_op_bool(op, "interleave", &interleave);
     if (!values)
@@ -343,7 +343,7 @@ SaStatus sa_lower_gather(SaLower *l, const SaOp *op, int index) {
     (void)index;
     const SaValue *x, *idx;
     SaRef in[2], out;
-    int axis;
+    int axis = 0;
     int64_t batch_dims = 0;
     SA_TRY(operand(l, op, "x", &x, &in[0]));
     SA_TRY(operand(l, op, "indices", &idx, &in[1]));
