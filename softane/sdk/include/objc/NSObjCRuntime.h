@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: MIT
+/* objc/NSObjCRuntime.h - NSInteger and friends, which GNUstep declares. */
+#import <Foundation/NSObjCRuntime.h>

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: MIT
+/* objc/blocks_runtime.h - asked for by GNUstep's headers when blocks are on. */
+#include <Block.h>

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT
+/* objc/objc-runtime.h - the old name of runtime.h and message.h. */
+#include <objc/runtime.h>
+#include <objc/message.h>
