@@ -16,7 +16,7 @@
 
 /* ============================== Time ====================================== */
 
-static double milliseconds(uint64_t ticks) {
+static inline double milliseconds(uint64_t ticks) {
     static mach_timebase_info_data_t base;
     if (base.denom == 0)
         mach_timebase_info(&base);
@@ -26,7 +26,7 @@ static double milliseconds(uint64_t ticks) {
 /* ============================== MIL and weights =========================== */
 
 /* A program around the statements of its body. */
-static NSString *mil_program(NSString *parameters, NSString *body, NSString *results) {
+static inline NSString *mil_program(NSString *parameters, NSString *body, NSString *results) {
     return [NSString stringWithFormat:
         @"program(1.3)\n"
          "[buildInfo = dict<string, string>({{\"coremlc-component-MIL\", \"3510.2.1\"}, {\"coremlc-version\", \"3505.4.1\"}, "
@@ -35,7 +35,7 @@ static NSString *mil_program(NSString *parameters, NSString *body, NSString *res
 }
 
 /* What all convolutions of a program share. */
-static NSString *mil_conv_constants(void) {
+static inline NSString *mil_conv_constants(void) {
     return @"        string pt = const()[name=string(\"pt\"), val=string(\"valid\")];\n"
             "        tensor<int32, [2]> st = const()[name=string(\"st\"), val=tensor<int32, [2]>([1,1])];\n"
             "        tensor<int32, [4]> pd = const()[name=string(\"pd\"), val=tensor<int32, [4]>([0,0,0,0])];\n"
@@ -44,7 +44,7 @@ static NSString *mil_conv_constants(void) {
 }
 
 /* y = w x, a 1x1 convolution whose weight lies in weights/<file>. */
-static NSString *mil_conv(NSString *y, NSString *x, NSString *file, int out, int in, int width) {
+static inline NSString *mil_conv(NSString *y, NSString *x, NSString *file, int out, int in, int width) {
     return [NSString stringWithFormat:
         @"        tensor<fp16, [%d, %d, 1, 1]> w_%@ = const()[name=string(\"w_%@\"), val=tensor<fp16, [%d, %d, 1, 1]>"
          "(BLOBFILE(path=string(\"@model_path/weights/%@\"), offset=uint64(64)))];\n"
@@ -53,7 +53,7 @@ static NSString *mil_conv(NSString *y, NSString *x, NSString *file, int out, int
 }
 
 /* Floats as a weight file: 64 bytes of header, 64 of metadata, halves. */
-static NSData *weight_file(const float *values, size_t count) {
+static inline NSData *weight_file(const float *values, size_t count) {
     NSMutableData *file = [NSMutableData dataWithLength:128 + 2 * count];
     uint8_t *b = (uint8_t *)file.mutableBytes;
     uint32_t head[2] = {1, 2}, meta[2] = {0xDEADBEEF, 1};
@@ -95,7 +95,7 @@ static IOSurfaceRef make_surface(size_t bytes) {
     });
 }
 
-static void write_surface(IOSurfaceRef s, const float *values, size_t count) {
+static inline void write_surface(IOSurfaceRef s, const float *values, size_t count) {
     IOSurfaceLock(s, 0, NULL);
     _Float16 *h = (_Float16 *)IOSurfaceGetBaseAddress(s);
     for (size_t i = 0; i < count; i++)
@@ -103,7 +103,7 @@ static void write_surface(IOSurfaceRef s, const float *values, size_t count) {
     IOSurfaceUnlock(s, 0, NULL);
 }
 
-static void read_surface(IOSurfaceRef s, float *values, size_t count) {
+static inline void read_surface(IOSurfaceRef s, float *values, size_t count) {
     IOSurfaceLock(s, kIOSurfaceLockReadOnly, NULL);
     const _Float16 *h = (const _Float16 *)IOSurfaceGetBaseAddress(s);
     for (size_t i = 0; i < count; i++)
