@@ -17,7 +17,7 @@ typedef enum {
     KIND_COUNT,     /* decimal number >= 0 */
     KIND_FLAG,      /* 0 or 1 */
     KIND_REAL,      /* finite number >= 0 */
-    KIND_NUMERICS,  /* fast | ieee */
+    KIND_NUMERICS,  /* fast | ieee | silicon */
     KIND_TIMING,    /* off or the name of a profile */
     KIND_FAILPOINTS,
     KIND_DIRECTORY, /* absolute path of a directory, or empty */
@@ -56,7 +56,7 @@ static bool is_directory(const char *path) {
 
 /* Text -> value, without any effect. */
 static bool parse_value(Kind kind, const char *text, uint64_t *out) {
-    static const char *const numerics[] = {"fast", "ieee", NULL};
+    static const char *const numerics[] = {"fast", "ieee", "silicon", NULL};
     static const char *const levels[] = {"off", "error", "info", NULL};
     double real;
     char *end;

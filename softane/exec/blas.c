@@ -134,7 +134,7 @@ static bool pack_key_made;
 
 static void make_key(void) { pack_key_made = pthread_key_create(&pack_key, sa_free) == 0; }
 
-static float *pack_scratch(size_t floats) {
+float *sa_pack_scratch(size_t floats) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, make_key);
     if (!pack_key_made)
@@ -158,7 +158,7 @@ bool sa_gemm(const SaKernels *k, const SaGemmArgs *g) {
                    1.0f, g->a, (int)g->lda, g->b, (int)g->ldb, 0.0f, g->c, (int)g->ldc);
         return true;
     }
-    float *pack = pack_scratch(k->gemm_pack_floats);
+    float *pack = sa_pack_scratch(k->gemm_pack_floats);
     if (pack)
         k->gemm(g, pack);
     return pack != NULL;

@@ -6,6 +6,7 @@
  *   port.c       surfaces <-> fp32 slots
  *   pool.c       sa_parallel: chunks of work over our own threads
  *   blas.c       sa_gemm: a BLAS found at first use, or the built-in product
+ *   fixed.c      products in the engine's fixed point, tables with fewer bits
  *   isa.c        which kernel table this CPU gets
  *   k_*.c        kernels, see kernels.h */
 #ifndef SA_EXEC_EXEC_H
@@ -37,6 +38,12 @@ int sa_parallel_width(void);
  * scratch and there is none (out of memory). */
 bool sa_gemm(const SaKernels *k, const SaGemmArgs *g);
 
+/* The same in the engine's fixed point, with bias and rounding. */
+bool sa_fixed_gemm(const SaKernels *k, const SaGemmArgs *g, const SaFixedOut *o);
+
+/* Scratch of this thread, valid until its next call; NULL when memory is short. */
+float *sa_pack_scratch(size_t floats);
+
 /* For tests: false = the built-in product even where a BLAS was found. */
 void sa_gemm_choose(bool blas);
 
@@ -47,6 +54,7 @@ typedef struct {
     const SaKernels *k;
     char *work;                /* the workspace of this run */
     SaNumerics numerics;
+    unsigned arithmetic;       /* SA_RUN_* */
     int threads;
     atomic_bool failed;        /* set by a chunk that had no memory */
 } SaRun;
@@ -61,7 +69,16 @@ static inline SaRound sa_run_round(const SaRun *r, SaStore store) {
         return SA_ROUND_NONE;
     if (r->numerics == SA_NUMERICS_IEEE)
         return SA_ROUND_EVEN;
-    return store == SA_STORE_PRODUCT ? SA_ROUND_PRODUCT : SA_ROUND_AWAY;
+    bool flush = (r->arithmetic & SA_RUN_FLUSH) != 0;
+    bool limited = store == SA_STORE_PRODUCT && !(r->arithmetic & SA_RUN_UNLIMITED);
+    if (r->numerics == SA_NUMERICS_SILICON) {
+        if (store == SA_STORE_PRODUCT)
+            return flush ? SA_ROUND_FLUSH_SILICON_PRODUCT : SA_ROUND_SILICON_PRODUCT;
+        return flush ? SA_ROUND_FLUSH_SILICON : SA_ROUND_SILICON;
+    }
+    if (flush)
+        return limited ? SA_ROUND_FLUSH_PRODUCT : SA_ROUND_FLUSH;
+    return limited ? SA_ROUND_PRODUCT : SA_ROUND_AWAY;
 }
 
 /* Elements worth handing to another thread; also the size of a chunk. */

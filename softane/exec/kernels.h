@@ -9,6 +9,7 @@
  *   k_reduce.c   reductions, softmax and norms over rows and over columns
  *   k_shape.c    blocked transposition, strided copies
  *   k_gemm.c     the built-in matrix product
+ *   k_fixed.c    the product in the engine's fixed point, and what else `silicon` rounds
  *
  * All tensors between steps are dense fp32 arrays. A tensor declared fp16 holds
  * only values of the fp16 grid: every kernel computes in fp32, and one of the
@@ -65,6 +66,9 @@ typedef enum {
     SA_ROUND_AWAY,         /* onto fp16, half away from zero (sa_half_from_float_away) */
     SA_ROUND_EVEN,         /* onto fp16, half to even */
     SA_ROUND_PRODUCT,      /* |y| >= 32768 gives inf, then AWAY: results of the product unit */
+    SA_ROUND_SILICON, SA_ROUND_SILICON_PRODUCT, /* AWAY and PRODUCT, NaN becomes +inf */
+    SA_ROUND_FLUSH, SA_ROUND_FLUSH_PRODUCT,     /* AWAY and PRODUCT, subnormals become 0 */
+    SA_ROUND_FLUSH_SILICON, SA_ROUND_FLUSH_SILICON_PRODUCT, /* both */
     SA_ROUND_COUNT
 } SaRound;
 
@@ -81,6 +85,13 @@ typedef struct {
     float *c;
     size_t lda, ldb, ldc;
 } SaGemmArgs;
+
+/* Where a product in fixed point goes besides C. */
+typedef struct {
+    const float *row_bias, *column_bias; /* [m] or [n], added before the one rounding; NULL: none */
+    double *raw;                         /* not NULL: [m][ld_raw] the sums in units of 2^-16; C is scratch then */
+    size_t ld_raw;
+} SaFixedOut;
 
 typedef struct {
     const char *name; /* "x86-64-v4", "x86-64-v3", "baseline" */
@@ -117,6 +128,12 @@ typedef struct {
     /* k_gemm.c. `pack` is scratch of gemm_pack_floats floats. */
     void (*gemm)(const SaGemmArgs *g, float *pack);
     size_t gemm_pack_floats;
+
+    /* k_fixed.c: C = fp16(op(A) op(B) + bias) in fixed point; operands on the
+     * fp16 grid. `pack` is scratch of fixed_pack_floats(m) floats. */
+    void (*fixed)(const SaGemmArgs *g, const SaFixedOut *o, float *pack);
+    size_t (*fixed_pack_floats)(size_t m);
+    void (*fixed_store)(float *d, const double *acc, float bias, size_t n); /* raw sums -> fp16 grid */
 } SaKernels;
 
 /* The table of this machine, chosen once (environment SOFTANE_ISA =

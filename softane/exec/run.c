@@ -84,7 +84,8 @@ SaStatus sa_plan_run(const SaPlan *plan, int proc, const void *const *inputs, vo
         return SA_E_BIND;
     if (SA_FAILPOINT("exec.run"))
         return SA_E_INJECTED;
-    SaRun r = {.k = sa_kernels_get(), .numerics = options->numerics, .threads = options->threads};
+    SaRun r = {.k = sa_kernels_get(), .numerics = options->numerics, .arithmetic = options->arithmetic,
+               .threads = options->threads};
     void *block = block_take(plan->workspace);
     if (!block)
         return SA_E_MEMORY;

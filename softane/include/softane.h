@@ -25,7 +25,7 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   loaded_bytes    bytes of loaded weights; 0 = no limit         [4294967296]
  *   store_bytes     compiled programs kept although not loaded    [67108864]
  *   unload_purges   1: unload drops the store entry               [0]
- *   numerics        fast | ieee                                   [fast]
+ *   numerics        fast | ieee | silicon, see docs/NUMERICS.md   [fast]
  *   timing          off | m1 | m3-ultra | m4 | m4-pro | m4-max | m5   [off]
  *   timing_scale    factor on every sleep, e.g. 0.1               [1]
  *   threads         threads one evaluation may use                [cores]

@@ -46,11 +46,20 @@ double sa_plan_flops(const SaPlan *plan, int proc); /* of products, for the timi
  *         (real_div, floor_div, inverse; x mod 0 = x)
  *   ieee  half to even; no limit on products; IEEE division
  * Elsewhere NaN and inf are IEEE's under both. fp32 tensors stay fp32. */
-typedef enum { SA_NUMERICS_FAST = 0, SA_NUMERICS_IEEE } SaNumerics;
+typedef enum { SA_NUMERICS_FAST = 0, SA_NUMERICS_IEEE, SA_NUMERICS_SILICON } SaNumerics;
+
+/* Departures of an arithmetic; docs/NUMERICS.md says which apply where. */
+enum {
+    SA_RUN_WINOGRAD = 1,  /* silicon: dense 3x3 convolutions by F(2,3) along the width */
+    SA_RUN_FLUSH = 2,     /* fast, silicon: subnormal fp16 results become 0 */
+    SA_RUN_COARSE = 4,    /* fast, silicon: table functions keep as many bits as the engine's */
+    SA_RUN_UNLIMITED = 8  /* fast: products reach 65504, not 32768 */
+};
 
 typedef struct {
     SaNumerics numerics;
     int threads;        /* 0 = all the pool has; 1 = the calling thread only */
+    unsigned arithmetic; /* SA_RUN_* */
 } SaRunOptions;
 
 /* Evaluate one procedure. inputs[i] / outputs[i] are the base addresses of

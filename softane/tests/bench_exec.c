@@ -86,7 +86,7 @@ static double time_plan(const SaPlan *plan, int threads) {
     }
     for (int i = 0; i < sa_plan_outputs(plan, 0); i++)
         out[i] = sa_malloc(sa_plan_output(plan, 0, i)->bytes);
-    SaRunOptions opt = {SA_NUMERICS_FAST, threads};
+    SaRunOptions opt = {.numerics = SA_NUMERICS_FAST, .threads = threads};
     double *t = malloc((size_t)reps * sizeof *t);
     for (int r = -3; r < reps; r++) {
         double t0 = now();

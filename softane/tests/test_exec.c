@@ -163,7 +163,7 @@ static void surfaces_free(Surfaces *s) {
 }
 
 static SaStatus run(const SaPlan *plan, Surfaces *s, SaNumerics numerics, int threads) {
-    SaRunOptions o = {numerics, threads};
+    SaRunOptions o = {.numerics = numerics, .threads = threads};
     return sa_plan_run(plan, 0, (const void *const *)s->in, s->out, &o);
 }
 
