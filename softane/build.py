@@ -5,7 +5,8 @@
 
 Also imported by setup.py and by the tools. Compiles every .c and .m below
 the stage directories; a new file needs no entry anywhere. Files exec/k_*.c are
-compiled once per kernel variant (SA_ISA=base, v3, v4 on x86-64). Only what changed is
+compiled once per kernel variant (SA_ISA=base, v3, v4 on x86-64). The device profiles
+(profiles/*.profile) become one C file of string constants. Only what changed is
 compiled again. There is no macOS build of softane yet: there the real engine is used.
 """
 
@@ -65,6 +66,36 @@ def sources(folder: str) -> list[Path]:
     return sorted(p for p in found if "tests" not in p.parts or folder == "tests")
 
 
+def c_string(text: str) -> str:
+    """One C string literal per line of `text`."""
+    lines = []
+    for line in text.splitlines(keepends=True):
+        escaped = line.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        lines.append(f'    "{escaped}"')
+    return "\n".join(lines) or '    ""'
+
+
+def profile_source(out: Path) -> Path:
+    """Write the profiles as C constants below `out`, if they changed; default comes first."""
+    files = sorted((HERE / "profiles").glob("*.profile"), key=lambda p: (p.stem != "default", p.stem))
+    if not files or files[0].stem != "default":
+        raise tc.ToolchainError(f"default.profile is missing under {HERE / 'profiles'}")
+    parts = [
+        "/* Made by softane/build.py from softane/profiles; do not edit. */",
+        '#include "device/device.h"\n',
+    ]
+    rows = []
+    for i, path in enumerate(files):
+        parts.append(f"static const char text_{i}[] =\n{c_string(path.read_text('ascii'))};\n")
+        rows.append(f'    {{"{path.stem}", text_{i}, sizeof text_{i} - 1}},')
+    parts += ["const SaProfileText sa_profile_texts[] = {", *rows, "    {0, 0, 0},", "};", ""]
+    text, made = "\n".join(parts), out / "gen" / "profile_texts.c"
+    if not made.is_file() or made.read_text() != text:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text(text)
+    return made
+
+
 def compile_objects(out: Path, debug: bool, sanitize: str) -> list[Path]:
     units = [
         unit
@@ -74,6 +105,9 @@ def compile_objects(out: Path, debug: bool, sanitize: str) -> list[Path]:
     ]
     if not units:
         raise tc.ToolchainError(f"there are no sources of softane under {HERE}")
+    texts = profile_source(out)
+    flags = tuple(flags_for(texts, debug, sanitize))
+    units.append(tc.Unit(texts, out / "obj" / "gen" / "profile_texts.c.o", flags))
     tc.compile_all(units)
     return [u.object for u in units]
 

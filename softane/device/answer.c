@@ -57,6 +57,12 @@ static const char *const selectors[] = {
     [SA_DO_LOAD] = "loadModel:options:qos:error:",
     [SA_DO_UNLOAD] = "unloadModel:options:qos:error:",
     [SA_DO_EVAL] = "processRequest:model:qos:qIndex:modelStringID:options:returnValue:error:",
+    [SA_DO_DIRECT] = "doEvaluateDirectWithModel:options:request:qos:error:",
+    [SA_DO_CHAIN] = "prepareChainingWithModel:options:chainingReq:qos:error:",
+    [SA_DO_ENQUEUE] = "enqueueSetsWithModel:outputSet:options:qos:error:",
+    [SA_DO_READY] = "buffersReadyWithModel:inputBuffers:options:qos:error:",
+    [SA_DO_INSTANCE] = "loadModelNewInstance:options:modelInstParams:qos:error:",
+    [SA_DO_MAP] = "mapIOSurfacesWithModel:request:cacheInference:error:",
 };
 
 /* Code 6 comes from the daemon, under the daemon's own selector. */

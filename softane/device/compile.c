@@ -6,6 +6,7 @@
  * memory: what is compiled is what lies in the directory now. */
 #include "compile.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -60,10 +61,11 @@ bool sa_compile_type_ok(const SaSource *src, SaAnswer *out) {
 /* ============================== Budget ==================================== */
 
 /* Every attempt that reaches the compiler counts, also one that then fails;
- * a cache hit does not. (Which attempts the real engine counts is not known.) */
-static SaStatus budget_take(SaError *err) {
+ * a cache hit does not. (Which attempts the real engine counts is not known.)
+ * Beyond the limit: refused, or *unloadable, or the process ends. */
+static SaStatus budget_take(bool *unloadable, SaError *err) {
     SaDevice *d = sa_device();
-    uint64_t limit = sa_setting(SA_SET_COMPILE_LIMIT);
+    uint64_t limit = sa_setting(SA_SET_COMPILE_LIMIT), mode = sa_setting(SA_SET_COMPILE_LIMIT_MODE);
     bool refuse = SA_FAILPOINT("budget.take") != 0;
     pthread_mutex_lock(&d->lock);
     if (limit != 0 && d->compiles >= limit)
@@ -71,6 +73,13 @@ static SaStatus budget_take(SaError *err) {
     if (!refuse)
         d->compiles++;
     pthread_mutex_unlock(&d->lock);
+    *unloadable = refuse && mode == SA_LIMIT_LOAD;
+    if (*unloadable)
+        return SA_OK;
+    if (refuse && mode == SA_LIMIT_CRASH) {
+        sa_log(SA_LOG_ERROR, "compile limit reached; the environment asks for a crash");
+        raise(SIGSEGV);
+    }
     return refuse ? sa_error_set(err, SA_E_BUDGET, nowhere, "compile limit of this process reached (%llu)",
                                  (unsigned long long)limit)
                   : SA_OK;
@@ -78,29 +87,38 @@ static SaStatus budget_take(SaError *err) {
 
 /* ============================== Pipeline ================================== */
 
-/* Text -> entry. `arena` holds everything that dies with the compile. */
+/* Text -> entry, and its file. `arena` holds everything that dies with the
+ * compile. */
 static SaStatus build(const SaSource *src, SaArena *arena, const char *text, size_t bytes, const SaLimits *limits,
-                      SaEntry **out, SaError *err) {
+                      bool unloadable, SaEntry **out, SaError *err) {
     SaProgram *program;
     SaPlan *plan;
     size_t weight_bytes = 0;
     SA_TRY(sa_program_parse(arena, text, bytes, limits, &program, err));
     SA_TRY(sa_program_check(arena, program, limits, err));
     SA_TRY(sa_program_bind(arena, program, src->directory, &weight_bytes, err));
+    SA_TRY(sa_quirk_check(program, err));
+    SA_TRY(sa_quirk_value(text, bytes, err));
     SA_TRY(sa_plan_build(program, &plan, err));
     *out = sa_entry_new(src->identity, plan, program, weight_bytes);
-    return *out ? SA_OK : sa_error_set(err, SA_E_MEMORY, nowhere, "no memory for the store entry");
+    if (!*out)
+        return sa_error_set(err, SA_E_MEMORY, nowhere, "no memory for the store entry");
+    (*out)->unloadable = unloadable;
+    if (!unloadable)
+        sa_shared_put(*out, text, bytes, program);
+    return SA_OK;
 }
 
 static SaStatus compile(const SaSource *src, const char *path, SaEntry **out, SaError *err) {
     char *text;
     size_t bytes;
     SaLimits limits;
-    sa_limits_default(&limits);
-    SA_TRY(budget_take(err));
+    bool unloadable;
+    sa_device_limits(&limits);
+    SA_TRY(budget_take(&unloadable, err));
     SA_TRY(sa_file_read(path, limits.max_text_bytes, &text, &bytes, err));
     SaArena *arena = sa_arena_new(0);
-    SaStatus st = arena ? build(src, arena, text, bytes, &limits, out, err)
+    SaStatus st = arena ? build(src, arena, text, bytes, &limits, unloadable, out, err)
                         : sa_error_set(err, SA_E_MEMORY, nowhere, "no memory to compile");
     sa_arena_free(arena);
     sa_free(text);
@@ -134,22 +152,23 @@ bool sa_compile_run(const SaSource *src, SaEntry **pin, SaAnswer *out) {
     if (source_path(src, path, sizeof path, &why) != SA_OK)
         return refuse(src, SA_CE_PARAM, &why, out);
 
-    const SaProfile *profile = sa_profile();
-    SaEntry *known = src->replace ? NULL : sa_store_get(src->identity);
+    SaEntry *known = src->replace ? NULL : sa_store_get(src->identity, NULL);
     if (known) {
         if (files_present(src, path, known, &why) != SA_OK) {
             sa_entry_unpin(known);
             return refuse(src, sa_compile_word(why.code), &why, out);
         }
-        sa_timing_wait(start, profile ? profile->load_ms : 0);
+        sa_timing_step(start, SA_SET_LOAD_MS);
         *pin = known;
         return out->ok = true;
     }
 
-    atomic_fetch_add(&d->compiling, 1);
+    double factor = atomic_fetch_add(&d->compiling, 1) > 0 ? sa_setting_real(SA_SET_PARALLEL_COMPILE) : 1;
+    if (!atomic_exchange(&d->compiled_once, true))
+        factor *= sa_setting_real(SA_SET_FIRST_COMPILE);
     SaStatus st = compile(src, path, pin, &why);
     if (st == SA_OK)
-        sa_timing_wait(start, profile ? sa_timing_compile_ms(profile, *pin) : 0);
+        sa_timing_compile(start, *pin, factor);
     atomic_fetch_sub(&d->compiling, 1);
     if (st != SA_OK) {
         why.code = st;
@@ -163,13 +182,9 @@ bool sa_compile_run(const SaSource *src, SaEntry **pin, SaAnswer *out) {
 
 bool sa_device_compile(const SaSource *src, unsigned qos, SaEntry **pin, SaAnswer *out) {
     SaEntry *mine = NULL;
-    bool done;
-    sa_queue_enter(qos);
-    int lost = SA_FAILPOINT("queue.submit");
-    if (SA_FAILPOINT("device.gone"))
-        sa_device_lose();
-    done = lost ? sa_answer_code(out, SA_DO_COMPILE, 3, NULL) : sa_compile_run(src, &mine, out);
-    sa_queue_leave(qos);
+    SaTurn turn;
+    bool done = sa_turn_begin(&turn, SA_DO_COMPILE, qos, out) && sa_compile_run(src, &mine, out);
+    sa_turn_end(&turn);
     if (done && pin)
         *pin = mine;
     else if (done)

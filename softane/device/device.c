@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "../include/softane.h"
 
@@ -22,6 +23,13 @@ static void device_init(void) {
     pthread_mutex_init(&d->lock, NULL);
     for (int i = 0; i < SA_QUEUES; i++)
         pthread_mutex_init(&d->queue[i], NULL);
+    pthread_mutex_init(&d->service, NULL);
+    pthread_mutex_init(&d->direct_lock, NULL);
+    pthread_condattr_t monotonic; /* cannot fail with these arguments */
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&d->direct_free, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     d->last_handle = 0x10000; /* handles are never 0 and never small */
     sa_setting_init(d);
 }
@@ -53,7 +61,10 @@ void sa_device_lose(void) {
 
 /* ============================== Counters ================================== */
 
-typedef enum { CT_COMPILES, CT_FAILURES, CT_LOADS, CT_LOADED, CT_LOADED_BYTES, CT_EVALS, CT_ENTRIES, CT_STORE_BYTES, CT_SURFACES } CounterId;
+typedef enum {
+    CT_COMPILES, CT_FAILURES, CT_LOADS, CT_LOADED, CT_LOADED_BYTES, CT_EVALS, CT_ENTRIES, CT_STORE_BYTES, CT_SURFACES,
+    CT_HITS, CT_WRITES, CT_DAMAGED, CT_EVICTED
+} CounterId;
 
 static const struct { const char *key; CounterId id; } counters[] = {
     {"compiles", CT_COMPILES},           /* attempts that reached the compiler */
@@ -65,6 +76,10 @@ static const struct { const char *key; CounterId id; } counters[] = {
     {"store_entries", CT_ENTRIES},
     {"store_bytes_now", CT_STORE_BYTES}, /* resident, loaded programs included */
     {"surfaces", CT_SURFACES},           /* alive now */
+    {"shared_hits", CT_HITS},            /* programs read from files of the store */
+    {"shared_writes", CT_WRITES},
+    {"shared_damaged", CT_DAMAGED},      /* files found damaged, and removed */
+    {"shared_evicted", CT_EVICTED},
 };
 
 static uint64_t counter_read(SaDevice *d, CounterId id) {
@@ -74,6 +89,10 @@ static uint64_t counter_read(SaDevice *d, CounterId id) {
     case CT_LOADS: return d->loads;
     case CT_EVALS: return d->evals;
     case CT_SURFACES: return d->surfaces;
+    case CT_HITS: return d->shared_hits;
+    case CT_WRITES: return d->shared_writes;
+    case CT_DAMAGED: return d->shared_damaged;
+    case CT_EVICTED: return d->shared_evicted;
     default: break;
     }
     pthread_mutex_lock(&d->lock);
@@ -91,6 +110,16 @@ const char *softane_version(void) { return SOFTANE_VERSION; }
 
 int softane_set(const char *key, const char *value) { return key ? sa_setting_set(sa_device(), key, value) : -1; }
 
+/* "default m1 …", as far as it fits. */
+static int profile_names(char *buf, size_t cap) {
+    size_t at = 0;
+    for (int i = 0; sa_profile_name(i) && at < cap; i++) {
+        int n = snprintf(buf + at, cap - at, "%s%s", i ? " " : "", sa_profile_name(i));
+        at += n > 0 ? (size_t)n : 0;
+    }
+    return 0;
+}
+
 int softane_get(const char *key, char *buf, size_t cap) {
     if (!key || !buf || cap == 0)
         return -1;
@@ -105,5 +134,19 @@ int softane_get(const char *key, char *buf, size_t cap) {
         return 0;
     }
     buf[0] = 0;
+    if (strcmp(key, "profiles") == 0)
+        return profile_names(buf, cap);
+    if (strcmp(key, "profile.values") == 0) {
+        sa_setting_list(d, buf, cap);
+        return 0;
+    }
+    if (strncmp(key, "source.", 7) == 0)
+        return sa_setting_source(d, key + 7, buf, cap) ? 0 : -1;
+    if (strcmp(key, "refused") == 0) {
+        pthread_mutex_lock(&d->lock);
+        snprintf(buf, cap, "%s", d->refused);
+        pthread_mutex_unlock(&d->lock);
+        return 0;
+    }
     return sa_setting_get(d, key, buf, cap);
 }

@@ -5,19 +5,21 @@
  * happens to the object that asked for it: dropping the last reference leaks
  * the slot, as on the real engine. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "compile.h"
 
 #define LOAD_TOO_MUCH 0x20004u              /* too many, or too large */
-#define PROGRAM_MAX_BYTES (2ull << 30)      /* facts: about 2 GB of weights per program */
 
 static const SaPos nowhere = {0, 0};
 
 /* ============================== Holding =================================== */
 
 void sa_loaded_release(SaLoaded *l) {
-    if (l && atomic_fetch_sub(&l->holders, 1) == 1)
+    if (l && atomic_fetch_sub(&l->holders, 1) == 1) {
+        free(l->staging);
         free(l);
+    }
 }
 
 bool sa_loaded_enter(SaLoaded *l) {
@@ -62,13 +64,15 @@ bool sa_loaded_alive(const SaLoaded *l) {
 /* Take a slot and the bytes, or say why not. */
 static SaStatus admit(SaDevice *d, SaLoaded *l, SaError *err) {
     uint64_t limit = sa_setting(SA_SET_LOADED_LIMIT), window = sa_setting(SA_SET_LOADED_BYTES);
-    uint64_t bytes = l->entry->weight_bytes;
+    uint64_t bytes = l->entry->weight_bytes, most = sa_setting(SA_SET_PROGRAM_BYTES);
     SaStatus st = SA_OK;
     pthread_mutex_lock(&d->lock);
     if (limit != 0 && d->loaded_count >= limit)
         st = sa_error_set(err, SA_E_BUDGET, nowhere, "%llu programs are loaded, the limit",
                           (unsigned long long)limit);
-    else if (bytes > PROGRAM_MAX_BYTES)
+    else if (l->entry->unloadable)
+        st = sa_error_set(err, SA_E_BUDGET, nowhere, "compiled beyond the compile limit (compile_limit_mode)");
+    else if (most != 0 && bytes > most)
         st = sa_error_set(err, SA_E_LIMIT, nowhere, "the program has %llu weight bytes", (unsigned long long)bytes);
     else if (window != 0 && (bytes > window || d->loaded_bytes > window - bytes))
         st = sa_error_set(err, SA_E_BUDGET, nowhere, "%llu weight bytes are loaded, %llu more do not fit into %llu",
@@ -85,9 +89,10 @@ static SaStatus admit(SaDevice *d, SaLoaded *l, SaError *err) {
     return st;
 }
 
-/* Find the program, compiling it when it is not known and there are files. */
-static bool obtain(const SaSource *src, SaEntry **entry, SaAnswer *out) {
-    *entry = sa_store_get(src->identity);
+/* Find the program, compiling it when it is not known and there are files.
+ * Moves *start to the end of a compile: the load begins there. */
+static bool obtain(const SaSource *src, SaEntry **entry, uint64_t *start, SaAnswer *out) {
+    *entry = sa_store_get(src->identity, NULL);
     if (*entry)
         return true;
     if (!src->directory) {
@@ -95,7 +100,9 @@ static bool obtain(const SaSource *src, SaEntry **entry, SaAnswer *out) {
         sa_error_set(&why, SA_E_STATE, nowhere, "no compiled program of this identity");
         return sa_answer_code(out, SA_DO_LOAD, 17, &why);
     }
-    return sa_compile_run(src, entry, out);
+    bool done = sa_compile_run(src, entry, out);
+    *start = sa_now_ns();
+    return done;
 }
 
 static bool load(const SaSource *src, SaLoaded **loaded, SaAnswer *out) {
@@ -105,9 +112,9 @@ static bool load(const SaSource *src, SaLoaded **loaded, SaAnswer *out) {
     if (injected)
         return sa_answer_injected(out, SA_DO_LOAD, src->directory, injected);
     SaEntry *entry = NULL;
-    if (!obtain(src, &entry, out))
-        return false;
     uint64_t start = sa_now_ns();
+    if (!obtain(src, &entry, &start, out))
+        return false;
     SaLoaded *l = calloc(1, sizeof *l);
     if (!l) {
         sa_entry_unpin(entry);
@@ -115,28 +122,27 @@ static bool load(const SaSource *src, SaLoaded **loaded, SaAnswer *out) {
         return sa_answer_load(out, LOAD_TOO_MUCH, &why);
     }
     l->entry = entry;
+    if (src->directory && sa_setting(SA_SET_STAGING_EVALS) != SA_STAGING_OFF)
+        l->staging = strdup(src->directory); /* NULL only loses a quirk */
     atomic_store(&l->users, 1);
     atomic_store(&l->holders, 2); /* the device's list and the caller */
     if (admit(d, l, &why) != SA_OK) {
         sa_entry_unpin(entry);
+        free(l->staging);
         free(l);
         sa_log(SA_LOG_ERROR, "load of %.64s refused: %s", src->identity, why.text);
         return sa_answer_load(out, LOAD_TOO_MUCH, &why);
     }
     d->loads++;
-    const SaProfile *profile = sa_profile();
-    sa_timing_wait(start, profile ? profile->load_ms : 0);
+    sa_timing_step(start, SA_SET_LOAD_MS);
     *loaded = l;
     return out->ok = true;
 }
 
 bool sa_device_load(const SaSource *src, unsigned qos, SaLoaded **loaded, SaAnswer *out) {
-    sa_queue_enter(qos);
-    int lost = SA_FAILPOINT("queue.submit");
-    if (SA_FAILPOINT("device.gone"))
-        sa_device_lose();
-    bool done = lost ? sa_answer_code(out, SA_DO_LOAD, 3, NULL) : load(src, loaded, out);
-    sa_queue_leave(qos);
+    SaTurn turn;
+    bool done = sa_turn_begin(&turn, SA_DO_LOAD, qos, out) && load(src, loaded, out);
+    sa_turn_end(&turn);
     return done;
 }
 
@@ -174,17 +180,13 @@ static bool unload(SaLoaded *l, SaAnswer *out) {
         sa_store_purge(purge);
     sa_loaded_leave(l);
     sa_loaded_release(l); /* the hold of the list */
-    const SaProfile *profile = sa_profile();
-    sa_timing_wait(start, profile ? profile->unload_ms : 0);
+    sa_timing_step(start, SA_SET_UNLOAD_MS);
     return out->ok = true;
 }
 
 bool sa_device_unload(SaLoaded *loaded, unsigned qos, SaAnswer *out) {
-    sa_queue_enter(qos);
-    int lost = SA_FAILPOINT("queue.submit");
-    if (SA_FAILPOINT("device.gone"))
-        sa_device_lose();
-    bool done = lost ? sa_answer_code(out, SA_DO_UNLOAD, 3, NULL) : unload(loaded, out);
-    sa_queue_leave(qos);
+    SaTurn turn;
+    bool done = sa_turn_begin(&turn, SA_DO_UNLOAD, qos, out) && unload(loaded, out);
+    sa_turn_end(&turn);
     return done;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* store.c - compiled programs by identity: what the daemon's table is on the
- * real engine. In memory, per process; nothing is written to disk.
+ * real engine. In memory, per process; with store=shared each entry also has a
+ * file that other processes of the same partition can load (shared.c).
  *
  * An entry lives while the store, a pin or a loaded program refers to it.
  * Eviction takes the least recently used entries without users until the rest
@@ -21,6 +22,11 @@ static void entry_free(SaEntry *e) {
     free(e->blobs);
     free(e->first_input);
     free(e->first_output);
+    free(e->input_port);
+    free(e->output_port);
+    free(e->narrow);
+    free(e->port_bytes);
+    free(e->partition);
     free(e->identity);
     sa_plan_free(e->plan);
     free(e);
@@ -67,6 +73,35 @@ static bool note_symbols(SaEntry *e) {
     return true;
 }
 
+static void note_port(SaEntry *e, int proc, const SaPort *port) {
+    if ((size_t)port->w * sa_dtype_bytes(port->type.dtype) % 64 != 0)
+        e->narrow[proc] = true;
+    e->port_bytes[proc] += (double)port->bytes;
+}
+
+/* What the width rule and the timing model ask at every evaluation. */
+static bool note_ports(SaEntry *e) {
+    size_t n = (size_t)e->procedures + 1;
+    e->narrow = calloc(n, sizeof *e->narrow);
+    e->port_bytes = calloc(n, sizeof *e->port_bytes);
+    if (!e->narrow || !e->port_bytes)
+        return false;
+    for (int p = 0; p < e->procedures; p++) {
+        for (int i = 0; i < sa_plan_inputs(e->plan, p); i++)
+            note_port(e, p, sa_plan_input(e->plan, p, i));
+        for (int i = 0; i < sa_plan_outputs(e->plan, p); i++)
+            note_port(e, p, sa_plan_output(e->plan, p, i));
+    }
+    return true;
+}
+
+static bool note_partition(SaEntry *e) {
+    char name[1024];
+    sa_partition_name(name, sizeof name);
+    e->partition = strdup(name);
+    return e->partition != NULL;
+}
+
 SaEntry *sa_entry_new(const char *identity, SaPlan *plan, const SaProgram *program, size_t weight_bytes) {
     SaEntry *e = calloc(1, sizeof *e);
     if (!e) {
@@ -80,7 +115,8 @@ SaEntry *sa_entry_new(const char *identity, SaPlan *plan, const SaProgram *progr
     e->ops = program->n_live_ops;
     e->procedures = sa_plan_procedures(plan);
     e->refs = e->users = 1;
-    if (!e->identity || !note_symbols(e) || !note_blobs(e, program)) {
+    if (!e->identity || !note_partition(e) || !note_symbols(e) || !note_ports(e) || !note_blobs(e, program) ||
+        !sa_symbol_order(e, program)) {
         entry_free(e);
         return NULL;
     }
@@ -89,9 +125,9 @@ SaEntry *sa_entry_new(const char *identity, SaPlan *plan, const SaProgram *progr
 
 /* ============================== Under the lock ============================ */
 
-static SaEntry *find(SaDevice *d, const char *identity) {
+static SaEntry *find(SaDevice *d, const char *identity, const char *partition) {
     for (SaEntry *e = d->store; e; e = e->next)
-        if (strcmp(e->identity, identity) == 0)
+        if (strcmp(e->identity, identity) == 0 && strcmp(e->partition, partition) == 0)
             return e;
     return NULL;
 }
@@ -155,7 +191,7 @@ void sa_store_put(SaEntry *e) {
     SaDevice *d = sa_device();
     uint64_t limit = SA_FAILPOINT("store.evict") ? 0 : sa_setting(SA_SET_STORE_BYTES);
     pthread_mutex_lock(&d->lock);
-    SaEntry *old = find(d, e->identity);
+    SaEntry *old = find(d, e->identity, e->partition);
     SaEntry *replaced = old ? take_out(d, old) : NULL;
     e->next = d->store;
     d->store = e;
@@ -170,15 +206,30 @@ void sa_store_put(SaEntry *e) {
     free_chain(dead);
 }
 
-SaEntry *sa_store_get(const char *identity) {
-    if (SA_FAILPOINT("store.get"))
-        return NULL;
+/* In memory only. */
+static SaEntry *pinned(const char *identity) {
     SaDevice *d = sa_device();
+    char partition[1024];
+    sa_partition_name(partition, sizeof partition);
     pthread_mutex_lock(&d->lock);
-    SaEntry *e = find(d, identity);
+    SaEntry *e = find(d, identity, partition);
     if (e)
         use(d, e);
     pthread_mutex_unlock(&d->lock);
+    return e;
+}
+
+SaEntry *sa_store_get(const char *identity, bool *read) {
+    if (read)
+        *read = false;
+    if (SA_FAILPOINT("store.get"))
+        return NULL;
+    SaEntry *e = pinned(identity);
+    if (!e && (e = sa_shared_get(identity))) {
+        sa_store_put(e);
+        if (read)
+            *read = true;
+    }
     return e;
 }
 
@@ -186,19 +237,25 @@ bool sa_store_has(const char *identity) {
     if (SA_FAILPOINT("store.get"))
         return false;
     SaDevice *d = sa_device();
+    char partition[1024];
+    sa_partition_name(partition, sizeof partition);
     pthread_mutex_lock(&d->lock);
-    bool known = find(d, identity) != NULL;
+    bool known = find(d, identity, partition) != NULL;
     pthread_mutex_unlock(&d->lock);
-    return known;
+    return known || sa_shared_has(identity);
 }
 
 void sa_store_purge(const char *identity) {
     SaDevice *d = sa_device();
     SaEntry *dead = NULL;
+    char partition[1024];
+    sa_partition_name(partition, sizeof partition);
+    if (identity)
+        sa_shared_purge(identity);
     pthread_mutex_lock(&d->lock);
     for (SaEntry *e = d->store, *next; e; e = next) {
         next = e->next;
-        if (identity && strcmp(e->identity, identity) != 0)
+        if (identity && (strcmp(e->identity, identity) != 0 || strcmp(e->partition, partition) != 0))
             continue;
         SaEntry *gone = take_out(d, e);
         if (gone) {

@@ -43,12 +43,12 @@ static NSDictionary *port_info(const SaPort *p, bool output) {
 }
 
 /* One side of one procedure, appended to the arrays over all procedures. */
-static NSArray *side_info(const SaPlan *plan, int proc, bool output, NSMutableArray *symbols, NSMutableArray *align,
+static NSArray *side_info(const SaEntry *e, int proc, bool output, NSMutableArray *symbols, NSMutableArray *align,
                           NSMutableArray *indices) {
-    int n = output ? sa_plan_outputs(plan, proc) : sa_plan_inputs(plan, proc);
+    int n = output ? sa_plan_outputs(e->plan, proc) : sa_plan_inputs(e->plan, proc);
     NSMutableArray *list = [NSMutableArray arrayWithCapacity:(NSUInteger)n];
     for (int i = 0; i < n; i++) {
-        const SaPort *p = output ? sa_plan_output(plan, proc, i) : sa_plan_input(plan, proc, i);
+        const SaPort *p = output ? sa_entry_output(e, proc, i) : sa_entry_input(e, proc, i);
         [indices addObject:number([symbols count])];
         [symbols addObject:symbol_name(p, output)];
         [align addObject:number(0)];
@@ -57,7 +57,8 @@ static NSArray *side_info(const SaPlan *plan, int proc, bool output, NSMutableAr
     return list;
 }
 
-NSDictionary *sa_facade_attributes(const SaPlan *plan) {
+NSDictionary *sa_facade_attributes(const SaEntry *e) {
+    const SaPlan *plan = e->plan;
     NSMutableArray *in = [NSMutableArray array], *out = [NSMutableArray array];
     NSMutableArray *in_align = [NSMutableArray array], *out_align = [NSMutableArray array];
     NSMutableArray *procedures = [NSMutableArray array], *status = [NSMutableArray array];
@@ -65,8 +66,8 @@ NSDictionary *sa_facade_attributes(const SaPlan *plan) {
     for (int p = 0; p < sa_plan_procedures(plan); p++) {
         NSMutableArray *in_index = [NSMutableArray array], *out_index = [NSMutableArray array];
         NSString *name = [NSString stringWithUTF8String:sa_plan_procedure_name(plan, p)];
-        NSArray *inputs = side_info(plan, p, false, in, in_align, in_index);
-        NSArray *outputs = side_info(plan, p, true, out, out_align, out_index);
+        NSArray *inputs = side_info(e, p, false, in, in_align, in_index);
+        NSArray *outputs = side_info(e, p, true, out, out_align, out_index);
         [procedures addObject:[NSDictionary dictionaryWithObjectsAndKeys:number((uint64_t)p), @"ANEFModelProcedureID",
                                                                          in_index, @"ANEFModelInputSymbolIndexArray",
                                                                          out_index, @"ANEFModelOutputSymbolIndexArray",

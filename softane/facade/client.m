@@ -98,7 +98,7 @@ static _ANEClient *the_client;
         if (sa_device_load(&src, qos, &loaded, &a)) {
             NSDictionary *old = model->_modelAttributes;
             if (sa_loaded_enter(loaded)) { /* not if the device vanished meanwhile */
-                model->_modelAttributes = [sa_facade_attributes(loaded->entry->plan) retain];
+                model->_modelAttributes = [sa_facade_attributes(loaded->entry) retain];
                 [old release];
                 sa_loaded_leave(loaded);
             }

@@ -44,7 +44,7 @@ NSString *sa_facade_hex(const uint8_t digest[32]);
 NSString *sa_facade_hash(NSData *data); /* nil hashes as empty data */
 
 /* modelAttributes (§10) of a loaded program. Autoreleased. */
-NSDictionary *sa_facade_attributes(const SaPlan *plan);
+NSDictionary *sa_facade_attributes(const SaEntry *entry);
 
 /* ============================== Classes =================================== */
 
