@@ -161,9 +161,9 @@ def native_half() -> bool:
 
 def half_flags() -> list[str]:
     """__fp16 and _Float16, the second as another name of the first where it is unknown."""
-    flags = ["-Xclang", "-fallow-half-arguments-and-returns"]
+    flags = []
     if not native_half():
-        flags.append("-D_Float16=__fp16")
+        flags = ["-Xclang", "-fallow-half-arguments-and-returns", "-D_Float16=__fp16"]
     with contextlib.suppress(OSError):
         if " f16c " in Path("/proc/cpuinfo").read_text():
             flags.append("-mf16c")

@@ -9,13 +9,14 @@
 #include "../../../ane_native/_dispatch_small.c"
 #else
 #include "../../../ane_native/_gcd.h"
+#endif
+
+#include "sdk.h"
+
 void dispatch_after_f(dispatch_time_t when, dispatch_queue_t queue, void *context, dispatch_function_t work);
 void dispatch_barrier_async_f(dispatch_queue_t queue, void *context, dispatch_function_t work);
 void dispatch_barrier_sync_f(dispatch_queue_t queue, void *context, dispatch_function_t work);
 void dispatch_group_notify_f(dispatch_group_t group, dispatch_queue_t queue, void *context, dispatch_function_t work);
-#endif
-
-#include "sdk.h"
 
 /* ============================== Blocks ==================================== */
 
@@ -47,37 +48,28 @@ static void call_with_index(void *context, size_t i) {
     objc_autoreleasePoolPop(pool);
 }
 
-void dispatch_async(dispatch_queue_t q, void *block);
 void dispatch_async(dispatch_queue_t q, void *block) { dispatch_async_f(q, _Block_copy(block), call_and_release); }
 
-void dispatch_sync(dispatch_queue_t q, void *block);
 void dispatch_sync(dispatch_queue_t q, void *block) { dispatch_sync_f(q, block, call); }
 
-void dispatch_apply(size_t n, dispatch_queue_t q, void *block);
 void dispatch_apply(size_t n, dispatch_queue_t q, void *block) { dispatch_apply_f(n, q, block, call_with_index); }
 
-void dispatch_once(dispatch_once_t *once, void *block);
 void dispatch_once(dispatch_once_t *once, void *block) { dispatch_once_f(once, block, call); }
 
-void dispatch_group_async(dispatch_group_t g, dispatch_queue_t q, void *block);
 void dispatch_group_async(dispatch_group_t g, dispatch_queue_t q, void *block) {
     dispatch_group_async_f(g, q, _Block_copy(block), call_and_release);
 }
 
-void dispatch_after(dispatch_time_t when, dispatch_queue_t q, void *block);
 void dispatch_after(dispatch_time_t when, dispatch_queue_t q, void *block) {
     dispatch_after_f(when, q, _Block_copy(block), call_and_release);
 }
 
-void dispatch_barrier_async(dispatch_queue_t q, void *block);
 void dispatch_barrier_async(dispatch_queue_t q, void *block) {
     dispatch_barrier_async_f(q, _Block_copy(block), call_and_release);
 }
 
-void dispatch_barrier_sync(dispatch_queue_t q, void *block);
 void dispatch_barrier_sync(dispatch_queue_t q, void *block) { dispatch_barrier_sync_f(q, block, call); }
 
-void dispatch_group_notify(dispatch_group_t g, dispatch_queue_t q, void *block);
 void dispatch_group_notify(dispatch_group_t g, dispatch_queue_t q, void *block) {
     dispatch_group_notify_f(g, q, _Block_copy(block), call_and_release);
 }
@@ -104,9 +96,7 @@ dispatch_queue_t dispatch_get_main_queue(void) { return &_dispatch_main_q; }
 dispatch_queue_attr_t softane_sdk_concurrent(void) {
     return dispatch_queue_attr_make_with_qos_class(NULL, 0, 0);
 }
-void dispatch_barrier_async_f(dispatch_queue_t q, void *context, dispatch_function_t work);
 void dispatch_barrier_async_f(dispatch_queue_t q, void *context, dispatch_function_t work) { dispatch_async_f(q, context, work); }
-void dispatch_barrier_sync_f(dispatch_queue_t q, void *context, dispatch_function_t work);
 void dispatch_barrier_sync_f(dispatch_queue_t q, void *context, dispatch_function_t work) { dispatch_sync_f(q, context, work); }
 
 /* The main queue: what is submitted runs once the program calls dispatch_main(). */
@@ -133,7 +123,6 @@ dispatch_queue_t dispatch_get_main_queue(void) {
     return main_queue.queue;
 }
 
-_Noreturn void dispatch_main(void);
 _Noreturn void dispatch_main(void) {
     dispatch_get_main_queue();
     dispatch_semaphore_signal(main_queue.started);
@@ -141,10 +130,8 @@ _Noreturn void dispatch_main(void) {
         dispatch_semaphore_wait(main_queue.never, DISPATCH_TIME_FOREVER);
 }
 
-void dispatch_retain(void *object);
 void dispatch_retain(void *object) { retain(object); }
 
-void dispatch_group_enter(dispatch_group_t g);
 void dispatch_group_enter(dispatch_group_t g) {
     pthread_mutex_lock(&g->lock);
     g->count++;
@@ -152,7 +139,6 @@ void dispatch_group_enter(dispatch_group_t g) {
     retain(&g->head);
 }
 
-void dispatch_group_leave(dispatch_group_t g);
 void dispatch_group_leave(dispatch_group_t g) { group_leave(g); }
 
 /* Work that waits first: for a moment, or for a group. On a thread of its own. */
@@ -188,12 +174,10 @@ static void later(Later what) {
     pthread_detach(thread);
 }
 
-void dispatch_after_f(dispatch_time_t when, dispatch_queue_t q, void *context, dispatch_function_t work);
 void dispatch_after_f(dispatch_time_t when, dispatch_queue_t q, void *context, dispatch_function_t work) {
     later((Later){.when = when, .queue = q, .context = context, .work = work});
 }
 
-void dispatch_group_notify_f(dispatch_group_t g, dispatch_queue_t q, void *context, dispatch_function_t work);
 void dispatch_group_notify_f(dispatch_group_t g, dispatch_queue_t q, void *context, dispatch_function_t work) {
     retain(&g->head);
     later((Later){.group = g, .queue = q, .context = context, .work = work});

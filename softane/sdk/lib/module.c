@@ -225,7 +225,6 @@ typedef struct {
     SdkImp method;
 } Slot;
 
-Slot *objc_slot_lookup_super(struct SdkSuper *super, const void *selector);
 Slot *objc_slot_lookup_super(struct SdkSuper *super, const void *selector) {
     static __thread Slot slot;
     slot.method = objc_msg_lookup_super(super, selector);
@@ -233,7 +232,6 @@ Slot *objc_slot_lookup_super(struct SdkSuper *super, const void *selector) {
 }
 
 /* The same for ordinary messages, when -fobjc-legacy-dispatch is given. */
-Slot *objc_msg_lookup_sender(void **receiver, const void *selector, void *sender);
 Slot *objc_msg_lookup_sender(void **receiver, const void *selector, void *sender) {
     static __thread Slot slot;
     (void)sender;

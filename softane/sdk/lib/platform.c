@@ -25,7 +25,6 @@
  * framework is softane, which is linked; frameworks whose functions are linked
  * too answer with the program itself. */
 void *__real_dlopen(const char *path, int flags);
-void *__wrap_dlopen(const char *path, int flags);
 void *__wrap_dlopen(const char *path, int flags) {
     static const char *const own[] = {"/IOSurface.framework/", "/Accelerate.framework/", "/Foundation.framework/",
                                       "/CoreFoundation.framework/", "/vecLib.framework/", "libobjc", "libSystem"};
@@ -198,14 +197,11 @@ __attribute__((weak)) size_t strlcat(char *to, const char *from, size_t size) {
 
 /* What clang calls for __fp16 when the processor's own instructions were not
  * allowed. Halves travel as 16-bit integers. */
-float __gnu_h2f_ieee(uint16_t h);
 float __gnu_h2f_ieee(uint16_t h) { return sa_half_to_float(h); }
-uint16_t __gnu_f2h_ieee(float f);
 uint16_t __gnu_f2h_ieee(float f) { return sa_half_from_float_even(f); }
 
 #if defined(__clang_major__) && __clang_major__ < 15 && defined(__x86_64__)
 /* Double to half in one rounding: first to odd in single precision. */
-uint16_t __truncdfhf2(double d);
 uint16_t __truncdfhf2(double d) {
     float f = (float)d;
     uint32_t bits;

@@ -40,8 +40,8 @@ static void watched_dealloc(id self, SEL selector) {
 
 static void watch(void) {
     Method m = class_getInstanceMethod([NSObject class], @selector(dealloc));
-    plain_dealloc = (void (*)(id, SEL))method_getImplementation(m);
-    method_setImplementation(m, (IMP)watched_dealloc);
+    plain_dealloc = (void (*)(id, SEL))(void (*)(void))method_getImplementation(m);
+    method_setImplementation(m, (IMP)(void (*)(void))watched_dealloc);
 }
 
 void sdk_watch_deallocs(void) {

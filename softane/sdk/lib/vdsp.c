@@ -107,7 +107,6 @@ void vDSP_distancesq(VEC(a), VEC(b), float *out, vDSP_Length n) {
         *out = m; \
         *at = k; \
     }
-void vDSP_maxmgvi(VEC(a), float *out, vDSP_Length *at, vDSP_Length n);
 EXTREME(vDSP_maxv, -INFINITY, >, AT(a))
 EXTREME(vDSP_minv, INFINITY, <, AT(a))
 EXTREME(vDSP_maxmgv, 0, >, fabsf(AT(a)))

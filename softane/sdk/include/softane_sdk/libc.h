@@ -7,6 +7,14 @@
 #include <stdint.h>
 #include <time.h>
 
+/* Words of <sys/cdefs.h>. Included late: a few kernel headers have members of such names. */
+#ifndef __unused
+#define __unused __attribute__((unused))
+#define __used __attribute__((used))
+#define __dead2 __attribute__((noreturn))
+#define __printflike(format, first) __attribute__((format(printf, format, first)))
+#endif
+
 #if defined(__cplusplus)
 extern "C" {
 #endif
