@@ -67,7 +67,7 @@ def unchecked(lines: list[str], at: int, name: str) -> bool:
     if re.search(rf"!\(\*?{re.escape(name)}\s*=", lines[at]):
         return False
     last = re.escape(name.split(">")[-1].split(".")[-1].split("[")[0])
-    test = rf"!\(*\s*[\w.>\[\]()-]*{last}\b|{last}\S*\s*(==|!=)\s*NULL|[=(&|]\s*[\w.>-]*{last}\S*\s*[&|)?]"
+    test = rf"!\(*\s*[\w.>\[\]()-]*{last}\b|{last}\S*\s*(==|!=)\s*NULL|[=(&|]\s*[\w.>-]*{last}\S*?\s*[&|)?;]"
     return not re.search(test, near)
 
 
