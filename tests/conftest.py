@@ -15,7 +15,10 @@ import pytest
 import ane_native as ane
 from ane_native import soft
 
-SETTINGS = ("failpoints", "compile_limit", "loaded_limit", "timing", "timing_scale", "numerics")
+SETTINGS = (
+    *("failpoints", "compile_limit", "loaded_limit", "timing", "timing_scale", "numerics"),
+    *("conv3x3", "subnormals", "tables", "dot_limit", "slice_clamp"),
+)
 
 
 def pytest_report_header() -> str:

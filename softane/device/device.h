@@ -147,7 +147,8 @@ SaCompileWord sa_compile_word(SaStatus code);
     X(REALTIME, "realtime", WORD, NULL, "allow|refuse") \
     X(QOS_OVERLAP, "qos_overlap", FLAG, NULL, "") \
     /* numerics */ \
-    X(NUMERICS, "numerics", WORD, NULL, "fast|ieee") \
+    X(NUMERICS, "numerics", WORD, NULL, "fast|ieee|silicon") \
+    X(CONV3X3, "conv3x3", WORD, NULL, "direct|winograd") \
     X(DOT_LIMIT, "dot_limit", REAL, NULL, "") \
     X(SLICE_CLAMP, "slice_clamp", REAL, NULL, "") \
     X(SDPA_MASK, "sdpa_mask", WORD, NULL, "ignore|honour") \
@@ -183,14 +184,15 @@ enum { SA_AFTER_NOT_FOUND, SA_AFTER_SILENT };
 enum { SA_REALTIME_ALLOW, SA_REALTIME_REFUSE };
 #define SA_STAGING_OFF UINT64_MAX /* value of staging_evals=off */
 
-/* What the arithmetic may want to know of the chip. Filled from the settings;
- * not read by exec yet. */
+/* What the arithmetic wants to know of the chip. Filled from the settings. */
 typedef struct {
     double dot_limit;   /* products with |y| >= this become inf; 0 = no limit but fp16's */
     double slice_clamp; /* last-axis slices beyond it become inf; 0 = exact */
-    bool sdpa_ignores_mask, flush_subnormals, quantised_tables;
+    bool sdpa_ignores_mask, flush_subnormals, quantised_tables, winograd;
 } SaQuirks;
 void sa_device_quirks(SaQuirks *out);
+/* The same and `numerics`, as a run wants them. */
+void sa_device_run_options(SaRunOptions *out);
 
 /* Settings as numbers: below, with the device. */
 

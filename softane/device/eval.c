@@ -123,9 +123,9 @@ static unsigned run(const SaEntry *e, const SaBinding *b, unsigned qos, SaError 
     bool background = qos == 17 || qos == 9;
     uint64_t threads = sa_setting(SA_SET_THREADS);
     SaRunOptions options = {
-        .numerics = (SaNumerics)sa_setting(SA_SET_NUMERICS),
         .threads = background ? 1 : threads > 1024 ? 1024 : (int)threads,
     };
+    sa_device_run_options(&options);
     uint64_t start = sa_timing_on() ? sa_now_ns() : 0;
     bool stale = SA_FAILPOINT("run.stale") != 0; /* YES, and the outputs keep what they held */
     SaStatus st = stale ? SA_OK : sa_plan_run(e->plan, runs, (const void *const *)in, out, &options);

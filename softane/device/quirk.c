@@ -32,7 +32,18 @@ void sa_device_quirks(SaQuirks *out) {
         .sdpa_ignores_mask = sa_setting(SA_SET_SDPA_MASK) == 0,
         .flush_subnormals = sa_setting(SA_SET_SUBNORMALS) != 0,
         .quantised_tables = sa_setting(SA_SET_TABLES) != 0,
+        .winograd = sa_setting(SA_SET_CONV3X3) != 0,
     };
+}
+
+void sa_device_run_options(SaRunOptions *out) {
+    SaQuirks q;
+    sa_device_quirks(&q);
+    out->numerics = (SaNumerics)sa_setting(SA_SET_NUMERICS);
+    out->arithmetic = (q.winograd ? SA_RUN_WINOGRAD : 0u) | (q.flush_subnormals ? SA_RUN_FLUSH : 0u) |
+                      (q.quantised_tables ? SA_RUN_COARSE : 0u) | (q.dot_limit > 0 ? 0u : SA_RUN_UNLIMITED);
+    out->dot_limit = (float)q.dot_limit;
+    out->slice_clamp = (float)q.slice_clamp;
 }
 
 /* ============================== A reduction times zero ==================== */

@@ -6,7 +6,7 @@
  *   port.c       surfaces <-> fp32 slots
  *   pool.c       sa_parallel: chunks of work over our own threads
  *   blas.c       sa_gemm: a BLAS found at first use, or the built-in product
- *   fixed.c      products in the engine's fixed point, tables with fewer bits
+ *   fixed.c      products in the engine's fixed point; fixed_winograd.c 3x3 ones
  *   isa.c        which kernel table this CPU gets
  *   k_*.c        kernels, see kernels.h */
 #ifndef SA_EXEC_EXEC_H
@@ -90,6 +90,11 @@ static inline size_t sa_units_per_chunk(size_t each) { return each >= SA_GRAIN ?
 typedef void SaStepFn(SaRun *r, const SaStep *s);
 SaStepFn sa_step_elem, sa_step_gemm, sa_step_patches, sa_step_direct, sa_step_reduce, sa_step_softmax, sa_step_norm,
     sa_step_copy, sa_step_fill, sa_step_gather;
+
+/* The two steps of a 3x3 convolution by Winograd's F(2,3); false: it is not
+ * eligible or not asked for, and nothing was done. */
+bool sa_winograd_patches(SaRun *r, const SaStep *s);
+bool sa_winograd_gemm(SaRun *r, const SaStep *s);
 
 /* Surfaces: fp32 slot <-> port. */
 void sa_port_load(SaRun *r, const SaPort *port, const void *surface, float *slot);

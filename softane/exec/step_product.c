@@ -85,6 +85,8 @@ static void gemm_chunk(void *context, size_t chunk) {
 
 void sa_step_gemm(SaRun *r, const SaStep *s) {
     const SaGemm *g = &s->u.gemm;
+    if (sa_winograd_gemm(r, s))
+        return;
     SaRound round = sa_run_round(r, s->store);
     GemmJob j = {.run = r, .g = g, .a = sa_run_at(r, s->in[0]), .b = sa_run_at(r, s->in[1]),
                  .bias = g->bias == SA_BIAS_NONE ? NULL : sa_run_at(r, s->in[2]), .c = sa_run_at(r, s->out),
@@ -161,6 +163,8 @@ static void patches_chunk(void *context, size_t chunk) {
 void sa_step_patches(SaRun *r, const SaStep *s) {
     const SaConv *c = &s->u.conv;
     size_t out = c->out[0] * c->out[1] * c->out[2];
+    if (sa_winograd_patches(r, s))
+        return;
     ConvJob j = {.run = r, .c = c, .x = sa_run_at(r, s->in[0]), .out = sa_run_at(r, s->out)};
     j.total = s->count / out;
     j.per_chunk = sa_units_per_chunk(out);
@@ -181,6 +185,33 @@ static void add_tap(const SaKernels *k, const SaConv *c, float *y, const float *
             k->axpy(y + (i * c->out[1] + j) * c->out[2] + lo[2], x + (plane * c->in[1] + row) * c->in[2] + first[2], w,
                     c->stride[2], hi[2] - lo[2]);
         }
+}
+
+/* One output channel of one image in fixed point: its patches, then a product
+ * of one row. */
+static void direct_fixed_chunk(void *context, size_t chunk) {
+    const ConvJob *j = context;
+    const SaConv *c = j->c;
+    const size_t *t = c->kernel;
+    size_t taps = t[0] * t[1] * t[2], out = c->out[0] * c->out[1] * c->out[2], in = c->in[0] * c->in[1] * c->in[2];
+    size_t image = chunk / c->c_out, o = chunk % c->c_out, ins = c->c_in / c->groups, group = o / (c->c_out / c->groups);
+    size_t k = ins * taps, room = (k * out + 15) & ~(size_t)15;
+    float *y = j->out + chunk * out;
+    float *patches = sa_pack_scratch(room + j->run->k->fixed_pack_floats(1));
+    if (!patches) {
+        j->run->failed = true;
+        return;
+    }
+    const float *x = j->x + (image * c->c_in + group * ins) * in;
+    for (size_t q = 0; q < k; q++) {
+        size_t tap = q % taps;
+        patch_line(c, x + q / taps * in, patches + q * out, tap / (t[1] * t[2]), tap / t[2] % t[1], tap % t[2]);
+    }
+    SaGemmArgs g = {.m = 1, .n = out, .k = k, .a = j->w + o * k, .b = patches, .c = y, .lda = k, .ldb = out, .ldc = out};
+    SaFixedOut to = {.row_bias = j->bias ? j->bias + o : NULL};
+    j->run->k->fixed(&g, &to, patches + room);
+    if (j->run->arithmetic & SA_RUN_FLUSH)
+        j->round(y, y, out);
 }
 
 /* One output channel of one image. */
@@ -210,5 +241,6 @@ void sa_step_direct(SaRun *r, const SaStep *s) {
     ConvJob j = {.run = r, .c = c, .x = sa_run_at(r, s->in[0]), .w = sa_run_at(r, s->in[1]),
                  .bias = c->has_bias ? sa_run_at(r, s->in[2]) : NULL, .out = sa_run_at(r, s->out),
                  .round = round == SA_ROUND_NONE ? NULL : r->k->round[round]};
-    sa_parallel(r->threads, c->n * c->c_out, direct_chunk, &j);
+    bool fixed = r->numerics == SA_NUMERICS_SILICON && s->store == SA_STORE_PRODUCT;
+    sa_parallel(r->threads, c->n * c->c_out, fixed ? direct_fixed_chunk : direct_chunk, &j);
 }

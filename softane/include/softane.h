@@ -71,8 +71,14 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   unload_purges   1: unload drops the store entry               [0]
  *   realtime        QoS 0 without entitlement: allow | refuse (code 2) [allow]
  *   qos_overlap     0: one compile, load or unload at a time      [1]
- *   numerics        fast | ieee                                   [fast]
- *   dot_limit slice_clamp sdpa_mask subnormals tables   not wired yet
+ *   numerics        fast | ieee | silicon, see docs/NUMERICS.md   [fast]
+ *   conv3x3         direct | winograd: how silicon does dense 3x3 convolutions [direct]
+ *   dot_limit       results of products from here on become inf (fast) [32768]
+ *   slice_clamp     larger values in a last-axis slice with an offset become inf [0]
+ *   subnormals      keep | flush: subnormal fp16 results become 0 (fast, silicon) [keep]
+ *   tables          exact | quantised: table functions keep as many bits as the
+ *                   engine's published error allows (fast, silicon) [exact]
+ *   sdpa_mask       not wired yet
  *   compile_ms op_ms mib_ms first_compile parallel_compile load_ms unload_ms
  *   floor_ms tflops gbytes_s busy   the timing model, see device/timing.c
  *

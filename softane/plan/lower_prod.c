@@ -142,6 +142,13 @@ static bool is_pointwise(const SaConv *c) {
     return true;
 }
 
+/* Dense, 3x3, stride 1: what one family of chips does by F(2,3). One column
+ * would not leave room for the transform in the slot of the patches. */
+static bool fits_winograd(const SaConv *c) {
+    return c->groups == 1 && c->in[0] == 1 && c->out[0] == 1 && c->kernel[0] == 1 && c->kernel[1] == 3 && c->kernel[2] == 3 &&
+           c->stride[1] == 1 && c->stride[2] == 1 && c->dilation[1] == 1 && c->dilation[2] == 1 && c->out[2] > 1;
+}
+
 static size_t volume(const size_t v[3]) { return v[0] * v[1] * v[2]; }
 
 /* x -> [n, c_in * taps, positions]: one row per column of the weight matrix. */
@@ -195,12 +202,20 @@ SaStatus sa_lower_conv(SaLower *l, const SaOp *op, int index) {
         SA_TRY(sa_lower_result(l, op->results[0], &out));
         return append_direct(l, op, &c, rx, rw, bias, out);
     }
+    c.winograd = fits_winograd(&c) && op->results[0]->type.dtype == SA_FP16;
     if (!is_pointwise(&c))
         SA_TRY(append_patches(l, &c, rx, &rx));
     SA_TRY(sa_lower_result(l, op->results[0], &out));
     SaGemm g = {.n_batch = 2, .batch = {c.n, c.groups}, .a_step = {0, m * k}, .b_step = {c.groups * k * n, k * n},
                 .c_step = {c.c_out * n, m * n}, .g = {.m = m, .n = n, .k = k, .lda = k, .ldb = n, .ldc = n},
                 .bias = c.has_bias ? SA_BIAS_ROW : SA_BIAS_NONE, .bias_step = m};
+    if (c.winograd) {
+        SaConv *kept = sa_arena_alloc(l->arena, sizeof *kept);
+        if (!kept)
+            return SA_E_MEMORY;
+        *kept = c;
+        g.winograd = kept;
+    }
     return append_gemm(l, op, g, rw, rx, bias, out);
 }
 

@@ -53,13 +53,15 @@ enum {
     SA_RUN_WINOGRAD = 1,  /* silicon: dense 3x3 convolutions by F(2,3) along the width */
     SA_RUN_FLUSH = 2,     /* fast, silicon: subnormal fp16 results become 0 */
     SA_RUN_COARSE = 4,    /* fast, silicon: table functions keep as many bits as the engine's */
-    SA_RUN_UNLIMITED = 8  /* fast: products reach 65504, not 32768 */
+    SA_RUN_UNLIMITED = 8  /* fast: products reach 65504 whatever dot_limit is */
 };
 
 typedef struct {
     SaNumerics numerics;
     int threads;        /* 0 = all the pool has; 1 = the calling thread only */
     unsigned arithmetic; /* SA_RUN_* */
+    float dot_limit;    /* fast: products from here on are inf; 0 = 32768 */
+    float slice_clamp;  /* last-axis slices with an offset: larger values are inf; 0 = none are */
 } SaRunOptions;
 
 /* Evaluate one procedure. inputs[i] / outputs[i] are the base addresses of

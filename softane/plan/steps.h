@@ -50,6 +50,15 @@ typedef struct {
     size_t rows;               /* product of all axes but the innermost */
 } SaElem;
 
+/* A convolution's geometry; one- and two-dimensional ones have leading 1s. */
+typedef struct {
+    size_t n, c_in, c_out, groups;
+    size_t in[3], out[3], kernel[3];
+    size_t stride[3], dilation[3], pad[3];   /* padding before; behind follows from out */
+    bool has_bias;
+    bool winograd;             /* may be done by F(2,3): patches and product agree on it */
+} SaConv;
+
 /* C[b] = op(A[b]) op(B[b]) (+ bias), over up to three batch axes. */
 typedef struct {
     int n_batch;
@@ -60,15 +69,8 @@ typedef struct {
     size_t b_chunk;            /* it depends on shape and machine, never on the threads of a run */
     enum { SA_BIAS_NONE, SA_BIAS_ROW, SA_BIAS_COLUMN } bias; /* in[2], one per row or column of C */
     size_t bias_step;          /* per innermost batch (conv groups) */
+    const SaConv *winograd;    /* of a dense 3x3 convolution with stride 1, else NULL */
 } SaGemm;
-
-/* A convolution's geometry; one- and two-dimensional ones have leading 1s. */
-typedef struct {
-    size_t n, c_in, c_out, groups;
-    size_t in[3], out[3], kernel[3];
-    size_t stride[3], dilation[3], pad[3];   /* padding before; behind follows from out */
-    bool has_bias;
-} SaConv;
 
 /* Folds over the middle axis of [outer, len, inner]. */
 typedef struct {

@@ -39,8 +39,9 @@ unload_purges = 0          # source: measured, m0at/ANEtransformers, jundot/omlx
 realtime = allow           # source: measured on M4 and M5, maderix/ANE training/m5result.md; the listing refuses without entitlement
 qos_overlap = 1            # source: choice; the client has one serial queue per level (listing), two compiles at once were never measured
 
-# ---- numerics (slice_clamp to tables are not wired yet) ----
+# ---- numerics (sdpa_mask is not wired yet) ----
 numerics = fast            # source: choice; fp16 storage, fp32 accumulation
+conv3x3 = direct           # source: fitted to published error figures of M1, M2 Pro and M4 (ANEForge bench/results)
 dot_limit = 32768          # source: measured on six chips, ANEForge docs/developer/numerics.md: larger results of products become inf
 slice_clamp = 0            # source: measured, ANEForge: exact on M4 and M5
 sdpa_mask = ignore         # source: measured, maderix/ANE test_ane_sdpa5.m; ANEForge finds masks honoured within limits

@@ -4,6 +4,7 @@ max_width = 65536          # source: measured, sbryngelson/ANEForge docs/develop
 max_kernel_width = 15      # source: measured, ANEForge op-quirks.md
 dialect_a = 1              # source: measured, maderix/ANE training/m5result.md
 slice_clamp = 0            # source: measured exact on M5, ANEForge
+conv3x3 = winograd         # source: fitted to a published error figure of M5 (ANEForge bench/results), see docs/NUMERICS.md
 
 compile_ms = 11            # source: fitted to 60 kernels in 3200-3633 ms (maderix/ANE PR #48) and single convolutions of 11-14 ms (m5result.md), 25 % either way
 op_ms = 0.9                # source: same fit

@@ -156,7 +156,6 @@ def test_published_error_of_a_product_is_reproduced(case: str, form: str) -> Non
         assert product_figure(case, form) == pytest.approx(PRODUCTS[case][3], rel=1e-13)
 
 
-@pytest.mark.skip(reason="follows")
 @pytest.mark.parametrize("way", CONVOLUTIONS)
 def test_published_error_of_a_convolution_is_reproduced(way: str) -> None:
     with soft.using(numerics="silicon", conv3x3=way):
