@@ -70,7 +70,7 @@ tiny: dev ## the quick gate before a commit
 	@$(PYTEST) -q -x $(wildcard tests/tiny tests/unit)
 
 .PHONY: test
-test: dev ctest dispatch core-ctest mypy layers core-lint macos-check bundled ## everything; pytest's line comes last
+test: dev ctest dispatch core-ctest mypy macos-check bundled ## everything; pytest's line comes last
 	@$(PYTEST)
 
 .PHONY: ctest
