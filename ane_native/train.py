@@ -59,7 +59,7 @@ __all__ = ["RUNS", "TrainConfig", "TrainResult", "train"]
 
 log = logging.getLogger("ane_native")
 
-TRIES = 3  # boundaries that may fail in a row before the run stops
+TRIES = 3  # failures of one kind in a row before the run stops
 MOST_SKIPS = 20  # updates skipped in a row before the run counts as diverged
 TRACE_RING = 65536  # events the core keeps between two reads
 
@@ -99,20 +99,20 @@ class TrainConfig:
     vocab: int | None = None
     include_tests: bool = False
     updates: int = 300
-    accumulate: int = 4
+    accumulate: int = 6
     staleness: int | None = 1
-    lr: float = 1e-3
+    lr: float = 4e-4
     warmup: int = 20
     lr_floor: float = 0.1
     weight_decay: float = 0.1
     clip: float = 1.0
-    beta1: float = 0.9
+    beta1: float = 0.7
     beta2: float = 0.95
     loss_scale: float = 1024.0
     loss_scale_interval: int = 200
     seed: int = 0
     valid_every: int = 25
-    valid_windows: int = 8
+    valid_windows: int = 24
     save_every: int = 0
     sync_updates: int = 0
     sample_tokens: int = 0
@@ -155,8 +155,10 @@ class TrainConfig:
 
 
 RUNS: dict[str, TrainConfig] = {
-    "demo": TrainConfig(sync_updates=8, sample_tokens=200),
-    "tiny": TrainConfig(model="tiny", updates=20, accumulate=2, warmup=5, valid_every=10),
+    "demo": TrainConfig(sync_updates=10, sample_tokens=200),
+    "tiny": TrainConfig(
+        model="tiny", updates=20, accumulate=2, warmup=5, valid_every=10, valid_windows=8
+    ),
 }
 """Named settings of runs: ``--preset`` of the command line."""
 
@@ -250,7 +252,7 @@ def train(
         DataError, ConfigError, CheckpointError: what the message says.
         EngineError: a generation failed to compile three times in a row; BudgetExhausted: no
             compile is left. A checkpoint was saved before either.
-        FloatingPointError: the run diverged. A checkpoint was saved.
+        FloatingPointError: the run diverged, or died of an overflow.
         KeyboardInterrupt: on a second Ctrl-C.
     """
     shown = progress or make_progress()
@@ -347,6 +349,7 @@ class Run:
         )
         self.done = self.first_update = 0
         self.started = self.in_epilogue = False
+        self.dead_in_a_row = 0
         self.saved = folder  # the last checkpoint, once there is one
         self.trace = TraceLog(max(2, config.trace_events))
         self.metrics = MetricsLog(folder / "metrics.jsonl")
@@ -559,6 +562,12 @@ class Run:
         self.trace.span("AdamW", 1, adam_begin, adam_end)
         if not self.in_epilogue:
             self.done += 1
+        self.dead_in_a_row = self.dead_in_a_row + 1 if info.grad_norm == 0.0 else 0
+        if self.dead_in_a_row >= TRIES:
+            raise FloatingPointError(
+                f"no gradient at all in {TRIES} updates: activations left the range of fp16 (a "
+                "norm's sum of squares above 65504 gives zero); try a smaller learning rate"
+            )
         stats = None
         if info.applied:
             stats = self._boundary()
