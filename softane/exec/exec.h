@@ -55,6 +55,7 @@ typedef struct {
     char *work;                /* the workspace of this run */
     SaNumerics numerics;
     unsigned arithmetic;       /* SA_RUN_* */
+    float dot_limit, slice_clamp; /* as in SaRunOptions */
     int threads;
     atomic_bool failed;        /* set by a chunk that had no memory */
 } SaRun;
@@ -63,6 +64,18 @@ static inline float *sa_run_at(const SaRun *r, SaRef ref) {
     return ref.fixed ? (float *)(uintptr_t)ref.fixed : (float *)(void *)(r->work + ref.offset);
 }
 
+/* A limit of products that the rounding does not know; 0: there is none. */
+static inline float sa_run_limit(const SaRun *r) {
+    bool own = r->numerics == SA_NUMERICS_FAST && !(r->arithmetic & SA_RUN_UNLIMITED) && r->dot_limit != 32768.0f;
+    return own ? r->dot_limit : 0.0f;
+}
+
+/* Values from `limit` on become inf; limit 0: nothing is done. */
+void sa_limit(float *d, size_t n, float limit);
+
+/* Significant bits of a table function's results, 0 = all. */
+unsigned sa_table_bits(SaUnary op);
+
 /* The rounding of a result stored as `store`, under the run's numerics. */
 static inline SaRound sa_run_round(const SaRun *r, SaStore store) {
     if (store == SA_STORE_EXACT)
@@ -70,7 +83,7 @@ static inline SaRound sa_run_round(const SaRun *r, SaStore store) {
     if (r->numerics == SA_NUMERICS_IEEE)
         return SA_ROUND_EVEN;
     bool flush = (r->arithmetic & SA_RUN_FLUSH) != 0;
-    bool limited = store == SA_STORE_PRODUCT && !(r->arithmetic & SA_RUN_UNLIMITED);
+    bool limited = store == SA_STORE_PRODUCT && !(r->arithmetic & SA_RUN_UNLIMITED) && sa_run_limit(r) == 0.0f;
     if (r->numerics == SA_NUMERICS_SILICON) {
         if (store == SA_STORE_PRODUCT)
             return flush ? SA_ROUND_FLUSH_SILICON_PRODUCT : SA_ROUND_SILICON_PRODUCT;

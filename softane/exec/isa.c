@@ -20,6 +20,7 @@
 #define SA_VARIANT(isa)                                                                                       \
     void sa_k_convert_##isa(SaKernels *), sa_k_elem_##isa(SaKernels *), sa_k_reduce_##isa(SaKernels *);       \
     void sa_k_shape_##isa(SaKernels *), sa_k_gemm_##isa(SaKernels *), sa_k_fixed_##isa(SaKernels *);          \
+    void sa_k_silicon_##isa(SaKernels *);                                                                     \
     static void fill_##isa(SaKernels *t) {                                                                    \
         sa_k_convert_##isa(t);                                                                                \
         sa_k_elem_##isa(t);                                                                                   \
@@ -27,6 +28,7 @@
         sa_k_shape_##isa(t);                                                                                  \
         sa_k_gemm_##isa(t);                                                                                   \
         sa_k_fixed_##isa(t);                                                                                  \
+        sa_k_silicon_##isa(t);                                                                                \
     }
 
 SA_VARIANT(base)

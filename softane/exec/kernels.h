@@ -10,6 +10,7 @@
  *   k_shape.c    blocked transposition, strided copies
  *   k_gemm.c     the built-in matrix product
  *   k_fixed.c    the product in the engine's fixed point, and what else `silicon` rounds
+ *   k_silicon.c  functions where the engine differs from mathematics
  *
  * All tensors between steps are dense fp32 arrays. A tensor declared fp16 holds
  * only values of the fp16 grid: every kernel computes in fp32, and one of the
@@ -134,6 +135,10 @@ typedef struct {
     void (*fixed)(const SaGemmArgs *g, const SaFixedOut *o, float *pack);
     size_t (*fixed_pack_floats)(size_t m);
     void (*fixed_store)(float *d, const double *acc, float bias, size_t n); /* raw sums -> fp16 grid */
+
+    /* k_silicon.c */
+    SaUnaryFn *odd[SA_U_COUNT]; /* instead of `unary` under silicon; NULL: the same */
+    void (*coarse)(float *d, unsigned bits, size_t n); /* onto 1 < bits < 23 significant bits, in place */
 } SaKernels;
 
 /* The table of this machine, chosen once (environment SOFTANE_ISA =

@@ -88,6 +88,8 @@ static void port_chunk(void *context, size_t chunk) {
             store_run(j->run->k, j->port->type.dtype, at, f, n);
         else
             load_run(j->run->k, j->port->type.dtype, f, at, n);
+        if (!j->store && j->port->type.dtype == SA_FP16 && j->run->numerics == SA_NUMERICS_SILICON)
+            j->run->k->round[SA_ROUND_SILICON](f, f, n); /* NaN is unknown there: +inf */
     }
 }
 

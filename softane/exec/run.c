@@ -85,7 +85,7 @@ SaStatus sa_plan_run(const SaPlan *plan, int proc, const void *const *inputs, vo
     if (SA_FAILPOINT("exec.run"))
         return SA_E_INJECTED;
     SaRun r = {.k = sa_kernels_get(), .numerics = options->numerics, .arithmetic = options->arithmetic,
-               .threads = options->threads};
+               .dot_limit = options->dot_limit, .slice_clamp = options->slice_clamp, .threads = options->threads};
     void *block = block_take(plan->workspace);
     if (!block)
         return SA_E_MEMORY;

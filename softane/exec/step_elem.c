@@ -17,6 +17,8 @@ typedef struct {
     float *out;
     int op;
     void (*round)(float *d, const float *s, size_t n); /* NULL: nothing to do */
+    SaUnaryFn *unary;
+    unsigned bits;         /* significant bits of a table function; 0 = all */
     SaBinaryFn *vv, *vs, *sv;
     bool rounded;          /* the binary kernel rounds by itself */
     size_t per_chunk;      /* rows, or blocks of the only row */
@@ -37,7 +39,9 @@ static void block(const ElemJob *j, float *d, const float *const a[3], const siz
     const SaKernels *k = j->run->k;
     const SaElem *e = &j->step->u.elem;
     if (e->form == SA_ELEM_UNARY) {
-        k->unary[j->op](d, a[0], e->p, n);
+        j->unary(d, a[0], e->p, n);
+        if (j->bits)
+            k->coarse(d, j->bits, n);
     } else if (e->form == SA_ELEM_BINARY) {
         SaBinaryFn *f = n == 1 || (step[0] && step[1]) ? j->vv : step[0] ? j->vs : j->sv;
         f(d, a[0], a[1], n);
@@ -113,12 +117,29 @@ static void rows_chunk(void *context, size_t chunk) {
 
 void sa_step_elem(SaRun *r, const SaStep *s) {
     const SaElem *e = &s->u.elem;
+    bool silicon = r->numerics == SA_NUMERICS_SILICON;
+    SaStep kept;
+    if (silicon && e->kept) { /* the scalar factor is dropped */
+        kept = *s;
+        kept.in[0] = s->in[e->kept - 1];
+        kept.u.elem.form = SA_ELEM_UNARY;
+        kept.u.elem.op = SA_U_COPY;
+        kept.u.elem.n_in = 1;
+        memcpy(kept.u.elem.stride[0], e->stride[e->kept - 1], sizeof e->stride[0]);
+        s = &kept;
+        e = &kept.u.elem;
+    }
     SaRound round = sa_run_round(r, s->store);
     ElemJob j = {.run = r, .step = s, .out = sa_run_at(r, s->out)};
     for (int i = 0; i < e->n_in; i++)
         j.in[i] = sa_run_at(r, s->in[i]);
     j.op = r->numerics == SA_NUMERICS_IEEE ? e->op_ieee : e->op;
     j.round = round == SA_ROUND_NONE ? NULL : r->k->round[round];
+    if (e->form == SA_ELEM_UNARY) {
+        j.unary = silicon && r->k->odd[j.op] ? r->k->odd[j.op] : r->k->unary[j.op];
+        if ((r->arithmetic & SA_RUN_COARSE) && r->numerics != SA_NUMERICS_IEEE && s->store == SA_STORE_HALF)
+            j.bits = sa_table_bits((SaUnary)j.op);
+    }
     if (e->form == SA_ELEM_BINARY) {
         j.rounded = round == SA_ROUND_AWAY && r->k->away_vv[j.op];
         j.vv = j.rounded ? r->k->away_vv[j.op] : r->k->binary_vv[j.op];

@@ -23,7 +23,9 @@ typedef struct {
 static void finish(const GemmJob *j, float *c, const float *bias, size_t m0, size_t m, size_t n0, size_t n) {
     const SaGemm *g = j->g;
     const SaKernels *k = j->run->k;
+    const float limit = sa_run_limit(j->run);
     if (g->bias == SA_BIAS_NONE && n == g->g.ldc) { /* one run */
+        sa_limit(c, m * n, limit);
         if (j->round)
             j->round(c, c, m * n);
         return;
@@ -33,6 +35,7 @@ static void finish(const GemmJob *j, float *c, const float *bias, size_t m0, siz
             k->binary_vs[SA_B_ADD](c, c, bias + m0 + i, n);
         else if (g->bias == SA_BIAS_COLUMN)
             k->binary_vv[SA_B_ADD](c, c, bias + n0, n);
+        sa_limit(c, n, limit);
         if (j->round)
             j->round(c, c, n);
     }
@@ -231,6 +234,7 @@ static void direct_chunk(void *context, size_t chunk) {
     }
     if (j->bias)
         k->binary_vs[SA_B_ADD](y, y, j->bias + o, out);
+    sa_limit(y, out, sa_run_limit(j->run));
     if (j->round)
         j->round(y, y, out);
 }

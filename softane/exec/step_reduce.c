@@ -78,7 +78,7 @@ static void conclude(const FoldJob *j, float *d, size_t n) {
     else if (j->f->kind == SA_OP_REDUCE_L2_NORM)
         k->unary[SA_U_SQRT](d, d, zero, n);
     else if (j->f->kind == SA_OP_REDUCE_LOG_SUM)
-        k->unary[SA_U_LOG](d, d, zero, n);
+        (j->run->numerics == SA_NUMERICS_SILICON ? k->odd : k->unary)[SA_U_LOG](d, d, zero, n);
     if (j->round)
         j->round(d, d, n);
 }

@@ -4,6 +4,7 @@
  * The axes of a copy were collapsed when it was planned. What is innermost
  * decides: a run on both sides is a memcpy; a run on either side but along
  * different axes is a transposition in tiles; anything else goes one by one. */
+#include <math.h>
 #include <string.h>
 
 #include "exec.h"
@@ -14,6 +15,7 @@ typedef struct {
     const SaRun *run;
     const float *s;
     float *d;
+    float clamp;                       /* larger magnitudes become inf; 0 = none do */
     enum { BY_RUN, BY_TILE, BY_ONE } how;
     size_t dim[SA_COPY_RANK];          /* the loops around the inner part */
     ptrdiff_t d_stride[SA_COPY_RANK], s_stride[SA_COPY_RANK];
@@ -23,8 +25,24 @@ typedef struct {
     ptrdiff_t d_step, s_step;          /* BY_TILE: of m in d, of n in s; BY_ONE: of n */
 } CopyJob;
 
+static float clamped(float x, float limit) { return fabsf(x) > limit ? copysignf(INFINITY, x) : x; }
+
+/* Any inner part, one by one. */
+static void inner_clamped(const CopyJob *j, float *d, const float *s) {
+    for (size_t i = 0; i < j->n; i++)
+        for (size_t k = 0; k < j->m; k++) {
+            ptrdiff_t a = (ptrdiff_t)i, b = (ptrdiff_t)k;
+            if (j->how == BY_TILE)
+                d[b * j->d_step + a] = clamped(s[a * j->s_step + b], j->clamp);
+            else
+                d[a * j->d_step] = clamped(s[a * j->s_step], j->clamp);
+        }
+}
+
 static void inner_copy(const CopyJob *j, float *d, const float *s) {
-    if (j->how == BY_RUN) {
+    if (j->clamp > 0.0f) {
+        inner_clamped(j, d, s);
+    } else if (j->how == BY_RUN) {
         memcpy(d, s, j->n * sizeof *d);
     } else if (j->how == BY_TILE) {
         j->run->k->transpose(d, (size_t)j->d_step, s, (size_t)j->s_step, j->n, j->m);
@@ -75,6 +93,7 @@ static void plan_copy(CopyJob *j) {
     enum { RUN_PART = SA_GRAIN, TILE_PART = 64 };
     int last = j->loops - 1, run = -1; /* run: the axis along which s is a run */
     j->n = j->m = 1;
+    j->d_step = j->s_step = 1;
     j->how = BY_RUN;
     if (last < 0)
         return;
@@ -107,6 +126,7 @@ void sa_step_copy(SaRun *r, const SaStep *s) {
     memcpy(j.dim, c->dim, sizeof j.dim);
     memcpy(j.d_stride, c->d_stride, sizeof j.d_stride);
     memcpy(j.s_stride, c->s_stride, sizeof j.s_stride);
+    j.clamp = c->clamped ? r->slice_clamp : 0.0f;
     plan_copy(&j);
     j.total = s->count / (j.n * j.m);
     j.per_chunk = sa_units_per_chunk(j.n * j.m);

@@ -261,6 +261,13 @@ static SaStatus lower_unary(SaLower *l, const SaOp *op, size_t i) {
     return append_unary(l, op, fast, ieee, p[0], p[1], unaries[i].exact ? SA_STORE_EXACT : sa_store_of(op->results[0]));
 }
 
+/* On silicon a multiplication of floor, ceil or round by a scalar constant
+ * loses the scalar (ANEForge #112). */
+static bool is_dropped_scalar(const SaValue *scalar, const SaValue *x) {
+    return scalar->constant && sa_count(&scalar->type) == 1 && x->producer && sa_count(&x->type) > 1 &&
+           (x->producer->id == SA_OP_FLOOR || x->producer->id == SA_OP_CEIL || x->producer->id == SA_OP_ROUND);
+}
+
 static SaStatus lower_binary(SaLower *l, const SaOp *op, size_t i) {
     const SaValue *v[2];
     SA_TRY(need(l, op, "x", &v[0]));
@@ -270,7 +277,8 @@ static SaStatus lower_binary(SaLower *l, const SaOp *op, size_t i) {
         sa_count(&v[0]->type) == sa_count(&op->results[0]->type))
         return lower_pow_const(l, op, y);
     const SaType *types[2] = {&v[0]->type, &v[1]->type};
-    SaElem e = {.form = SA_ELEM_BINARY, .op = (int)binaries[i].op, .op_ieee = (int)binaries[i].op_ieee, .n_in = 2};
+    int kept = op->id != SA_OP_MUL ? 0 : is_dropped_scalar(v[1], v[0]) ? 1 : is_dropped_scalar(v[0], v[1]) ? 2 : 0;
+    SaElem e = {.form = SA_ELEM_BINARY, .kept = kept, .op = (int)binaries[i].op, .op_ieee = (int)binaries[i].op_ieee, .n_in = 2};
     return append_elem(l, op, e, v, types, binaries[i].exact ? SA_STORE_EXACT : sa_store_of(op->results[0]));
 }
 

@@ -35,6 +35,8 @@ static SaRef moved(SaRef ref, size_t floats) {
 
 /* Does a walk with these source strides read one run from start to end? */
 static bool is_one_run(const SaCopy *c) {
+    if (c->clamped)
+        return false;
     ptrdiff_t step = 1;
     for (int i = c->rank - 1; i >= 0; i--) {
         if (c->dim[i] != 1 && c->s_stride[i] != step)
@@ -129,6 +131,7 @@ SaStatus sa_lower_slice(SaLower *l, const SaOp *op, int index) {
     ptrdiff_t dense[SA_MAX_RANK];
     sa_dense_strides(&x->type, dense);
     SaCopy c = {.rank = x->type.rank};
+    c.clamped = c.rank > 0 && slice.begin[c.rank - 1] > 0 && x->type.dtype == SA_FP16;
     for (int a = 0; a < c.rank; a++) {
         c.dim[a] = (size_t)slice.count[a];
         c.s_stride[a] = dense[a] * (ptrdiff_t)slice.step[a];

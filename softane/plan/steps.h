@@ -43,6 +43,7 @@ typedef struct {
     enum { SA_ELEM_UNARY, SA_ELEM_BINARY, SA_ELEM_SELECT } form;
     int op;                    /* SaUnary or SaBinary */
     int op_ieee;               /* the one for `ieee` (divisions differ) */
+    int kept;                  /* silicon: 1 + the only operand that counts; 0 = all do */
     float p[2];                /* parameters of a unary operation */
     int n_in, rank;
     size_t dim[SA_ELEM_RANK];
@@ -87,6 +88,7 @@ typedef struct {
     size_t dim[SA_COPY_RANK];
     ptrdiff_t d_stride[SA_COPY_RANK], s_stride[SA_COPY_RANK];
     ptrdiff_t s_offset, d_offset; /* elements */
+    bool clamped;                 /* a last-axis slice with an offset: see slice_clamp */
 } SaCopy;
 
 /* d[o, j, i] = x[o, index[j], i], per batch. in[0] = x, in[1] = indices. */
