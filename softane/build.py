@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Builds libsoftane.so and softane's C tests with clang; no make, no cmake.
 
-    python softane/build.py [--out DIR] [--debug] [--sanitize KINDS] [--tests]
+    python softane/build.py [--out DIR] [--debug] [--sanitize KINDS] [--tests] [--tools]
 
 Also imported by setup.py and by the tools. Compiles every .c and .m below
 the stage directories; a new file needs no entry anywhere. Files exec/k_*.c are
@@ -77,7 +77,9 @@ def c_string(text: str) -> str:
 
 def profile_source(out: Path) -> Path:
     """Write the profiles as C constants below `out`, if they changed; default comes first."""
-    files = sorted((HERE / "profiles").glob("*.profile"), key=lambda p: (p.stem != "default", p.stem))
+    files = sorted(
+        (HERE / "profiles").glob("*.profile"), key=lambda p: (p.stem != "default", p.stem)
+    )
     if not files or files[0].stem != "default":
         raise tc.ToolchainError(f"default.profile is missing under {HERE / 'profiles'}")
     parts = [
@@ -166,6 +168,27 @@ def build_tests(
     return programs
 
 
+TOOLS = {"softane-run": "run", "softane-dump": "dump"}
+TOOL_STAGES = ("base", "mil", "plan", "exec")  # plain C: they need neither device nor facade
+
+
+def build_tools(out: Path | None = None, debug: bool = False, sanitize: str = "") -> list[Path]:
+    """Build the programs of softane/tools and return them: tools/softane-run, …"""
+    out = out or default_out(debug, sanitize)
+    flags = [*tc.sanitize_flags(sanitize), "-lm", "-ldl", "-lpthread", *tc.env_flags("LDFLAGS")]
+    programs = []
+    with tc.build_lock(out):
+        objects = compile_objects(out, debug, sanitize)
+        code = [o for o in objects if o.relative_to(out / "obj").parts[0] in TOOL_STAGES]
+        units = {s.stem: units_for(s, out, debug, sanitize)[0] for s in sources("tools")}
+        tc.compile_all(list(units.values()))
+        shared = [u.object for stem, u in units.items() if stem not in TOOLS.values()]
+        for name, stem in TOOLS.items():
+            programs.append(out / "tools" / name)
+            tc.link([units[stem].object, *shared, *code], programs[-1], flags)
+    return programs
+
+
 def main() -> int:
     """The command line: build, print what was built."""
     parser = argparse.ArgumentParser(description="Build softane.")
@@ -173,6 +196,7 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="no optimisation")
     parser.add_argument("--sanitize", default="", help="address,undefined or thread")
     parser.add_argument("--tests", action="store_true", help="also the C tests and benchmarks")
+    parser.add_argument("--tools", action="store_true", help="also softane-run and softane-dump")
     args = parser.parse_args()
     out = args.out.resolve() if args.out else None
     try:
@@ -181,6 +205,9 @@ def main() -> int:
             for prefix in ("test_", "bench_"):
                 for program in build_tests(out, args.debug, args.sanitize, prefix):
                     print(program)
+        if args.tools:
+            for program in build_tools(out, args.debug, args.sanitize):
+                print(program)
     except tc.ToolchainError as error:
         print(error, file=sys.stderr)
         return 1
