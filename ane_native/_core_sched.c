@@ -511,7 +511,7 @@ int ane_sched_trace(AneHandle sched, AneEvent *out, int32_t cap, int32_t *n, int
 
 /* Close the handles of one side's surfaces; wired inputs have none of their own. */
 static void free_surfaces(AneSched *s) {
-    for (int32_t k = 0; k < s->n_kernels; k++)
+    for (int32_t k = 0; s->kernels && k < s->n_kernels; k++)
         for (int side = 0; side < 2; side++) {
             AneSurface **surfaces = side ? (s->outputs ? s->outputs[k] : NULL) : (s->inputs ? s->inputs[k] : NULL);
             AneHandle *handles = side ? (s->output_handles ? s->output_handles[k] : NULL)
