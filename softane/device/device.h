@@ -329,6 +329,8 @@ uint64_t sa_now_ns(void);                           /* monotonic */
 bool sa_timing_on(void);
 /* Until start + ms * scale * jitter; uses no CPU, holds no lock. */
 void sa_timing_wait(uint64_t start_ns, double ms);
+/* The factor of the n-th wait: 1 - j … 1 + j, never negative. */
+double sa_timing_jitter(uint64_t seed, uint64_t n, double j);
 /* One load or unload: nothing when timing is off. */
 void sa_timing_step(uint64_t start_ns, SaSettingId ms);
 double sa_timing_compile_ms(const SaEntry *e);      /* without the factors below */

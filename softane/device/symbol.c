@@ -79,8 +79,11 @@ bool sa_symbol_order(SaEntry *e, const SaProgram *program) {
     e->input_port = calloc(in + 1, sizeof(int));
     e->output_port = calloc(out + 1, sizeof(int));
     bool *taken = calloc(in + out + 1, sizeof *taken);
-    bool good = e->input_port && e->output_port && taken;
-    for (int p = 0; good && p < e->procedures; p++)
+    if (!taken || !e->input_port || !e->output_port) { /* the entry frees its own */
+        free(taken);
+        return false;
+    }
+    for (int p = 0; p < e->procedures; p++)
         for (int output = 0; output < 2; output++) {
             Side s = {e->plan, p, output};
             const SaFunction *f = &program->functions[p];
@@ -96,5 +99,5 @@ bool sa_symbol_order(SaEntry *e, const SaProgram *program) {
                 by_chance(&state, n, order);
         }
     free(taken);
-    return good;
+    return true;
 }

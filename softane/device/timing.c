@@ -28,12 +28,9 @@ static void sleep_until(uint64_t ns) {
     }
 }
 
-/* 1, or what jitter makes of it. */
-static double jitter(void) {
-    double j = sa_setting_real(SA_SET_JITTER);
-    if (j <= 0)
-        return 1;
-    uint64_t z = sa_setting(SA_SET_SEED) * 0x9e3779b97f4a7c15u + atomic_fetch_add(&sa_device()->waits, 1) + 1;
+double sa_timing_jitter(uint64_t seed, uint64_t n, double j) {
+    uint64_t z = seed * 0x9e3779b97f4a7c15u + n + 1;
+    z = (z ^ (z >> 32)) * 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u; /* splitmix64's mixing */
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     z ^= z >> 31;
@@ -41,7 +38,12 @@ static double jitter(void) {
     return f > 0 ? f : 0;
 }
 
-static uint64_t scaled_ns(double ms) { return (uint64_t)(ms * sa_setting_real(SA_SET_TIMING_SCALE) * jitter() * 1e6); }
+static uint64_t scaled_ns(double ms) {
+    double j = sa_setting_real(SA_SET_JITTER);
+    if (j > 0)
+        ms *= sa_timing_jitter(sa_setting(SA_SET_SEED), atomic_fetch_add(&sa_device()->waits, 1), j);
+    return (uint64_t)(ms * sa_setting_real(SA_SET_TIMING_SCALE) * 1e6);
+}
 
 bool sa_timing_on(void) { return sa_setting(SA_SET_TIMING) != 0; }
 

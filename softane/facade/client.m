@@ -21,6 +21,8 @@ static const char *text_option(NSDictionary *options, NSString *key) {
 }
 
 static NSString *identity_of_url(_ANEModel *m) {
+    if ([m cacheURLIdentifier])
+        return [NSString stringWithFormat:@"cache:%@", [m cacheURLIdentifier]];
     return [NSString stringWithFormat:@"url:%@|%@", [[m modelURL] path], [m key]];
 }
 
@@ -30,7 +32,7 @@ static SaSource source_of(_ANEModel *m, NSDictionary *options) {
     bool cached = [[options objectForKey:OPTION_CACHED] boolValue];
     return (SaSource){
         .identity = hash ? hash : [identity_of_url(m) UTF8String],
-        .directory = cached ? NULL : [[[m modelURL] path] fileSystemRepresentation],
+        .directory = cached || ![m modelURL] ? NULL : [[[m modelURL] path] fileSystemRepresentation],
         .file = text_option(options, OPTION_SOURCE),
         .model_type = text_option(options, OPTION_TYPE),
         .replace = hash == NULL,
@@ -61,8 +63,8 @@ static _ANEClient *the_client;
     (void)payload;
     return NO;
 }
-- (BOOL)beginRealTimeTask { return NO; } /* needs an entitlement */
-- (BOOL)endRealTimeTask { return NO; }
+- (BOOL)beginRealTimeTask { return sa_setting(SA_SET_ENTITLED) != 0; }
+- (BOOL)endRealTimeTask { return sa_setting(SA_SET_ENTITLED) != 0; }
 
 /* ============================== Compile =================================== */
 
@@ -138,6 +140,51 @@ static _ANEClient *the_client;
     return [self unloadModel:model options:options qos:qos error:error];
 }
 
+- (BOOL)loadRealTimeModel:(_ANEModel *)model options:(NSDictionary *)options qos:(unsigned int)qos error:(NSError **)error {
+    (void)qos;
+    return [self loadModel:model options:options qos:0 error:error];
+}
+
+- (BOOL)unloadRealTimeModel:(_ANEModel *)model
+                    options:(NSDictionary *)options
+                        qos:(unsigned int)qos
+                      error:(NSError **)error {
+    (void)qos;
+    return [self unloadModel:model options:options qos:0 error:error];
+}
+
+/* Another instance of a compiled program, with other weights. What a program
+ * made from MIL does with them is not known: refused with the code that fits.
+ * The order of the checks is ours. */
+- (BOOL)loadModelNewInstance:(_ANEModel *)model
+                     options:(NSDictionary *)options
+             modelInstParams:(id)params
+                         qos:(unsigned int)qos
+                       error:(NSError **)error {
+    SaAnswer a;
+    if (!model)
+        return NO;
+    @autoreleasepool {
+        SaSource src = source_of(model, options);
+        SaTurn turn;
+        if (sa_turn_begin(&turn, SA_DO_INSTANCE, qos, &a)) {
+            int code = [model cacheURLIdentifier] ? 19 : ![params isKindOfClass:[_ANEModelInstanceParameters class]] ? 20
+                       : !sa_store_has(src.identity) ? 18 : 21;
+            sa_answer_code(&a, SA_DO_INSTANCE, code, NULL);
+        }
+        sa_turn_end(&turn);
+    }
+    return sa_facade_finish(&a, error);
+}
+
+- (BOOL)doLoadModelNewInstance:(_ANEModel *)model
+                       options:(NSDictionary *)options
+               modelInstParams:(id)params
+                           qos:(unsigned int)qos
+                         error:(NSError **)error {
+    return [self loadModelNewInstance:model options:options modelInstParams:params qos:qos error:error];
+}
+
 /* ============================== Evaluate ================================== */
 
 - (BOOL)evaluateWithModel:(_ANEModel *)model
@@ -149,32 +196,88 @@ static _ANEClient *the_client;
     return sa_program_evaluate([model program], request, qos, error);
 }
 
-/* The same as above: no gain of the direct path is proven (§16). */
+/* The same as above (no gain of the direct path is proven, §16), but only so
+ * many at a time on one queue index; who waits too long hears code 3 (§14). */
 - (BOOL)doEvaluateDirectWithModel:(_ANEModel *)model
                           options:(NSDictionary *)options
                           request:(_ANERequest *)request
                               qos:(unsigned int)qos
                             error:(NSError **)error {
-    return [self evaluateWithModel:model options:options request:request qos:qos error:error];
+    if (!sa_direct_enter(qos)) {
+        SaAnswer a;
+        sa_answer_code(&a, SA_DO_DIRECT, 3, NULL);
+        return sa_facade_finish(&a, error);
+    }
+    BOOL ok = NO;
+    @try {
+        ok = [self evaluateWithModel:model options:options request:request qos:qos error:error];
+    } @finally { /* a surface of the wrong class throws */
+        sa_direct_leave(qos);
+    }
+    return ok;
 }
 
 - (BOOL)evaluateRealTimeWithModel:(_ANEModel *)model
                           options:(NSDictionary *)options
                           request:(_ANERequest *)request
                             error:(NSError **)error {
-    return [self evaluateWithModel:model options:options request:request qos:0 error:error];
+    return [self doEvaluateDirectWithModel:model options:options request:request qos:0 error:error];
 }
 
-/* Programs made from MIL have no intermediate buffer, so chaining fails (§16). */
+/* Programs made from MIL cannot be mapped (§4.8). */
+- (BOOL)mapIOSurfacesWithModel:(_ANEModel *)model
+                       request:(_ANERequest *)request
+                cacheInference:(BOOL)cache
+                         error:(NSError **)error {
+    SaAnswer a;
+    (void)request, (void)cache;
+    if (!model)
+        return NO;
+    sa_answer_code(&a, SA_DO_MAP, 13, NULL);
+    return sa_facade_finish(&a, error);
+}
+
+- (void)unmapIOSurfacesWithModel:(_ANEModel *)model request:(_ANERequest *)request { (void)model, (void)request; }
+
+/* ============================== Chaining ================================== */
+
+/* Programs made from MIL have no intermediate buffer, so chaining fails (§16).
+ * Only the first of the three uses a queue. */
+static BOOL refuse_chaining(SaDo what, _ANEModel *model, NSError **error) {
+    SaAnswer a;
+    if (!model)
+        return NO;
+    sa_answer_code(&a, what, 15, NULL);
+    return sa_facade_finish(&a, error);
+}
+
+- (BOOL)enqueueSetsWithModel:(_ANEModel *)model
+                   outputSet:(id)set
+                     options:(NSDictionary *)options
+                         qos:(unsigned int)qos
+                       error:(NSError **)error {
+    (void)set, (void)options, (void)qos;
+    return refuse_chaining(SA_DO_ENQUEUE, model, error);
+}
+
+- (BOOL)buffersReadyWithModel:(_ANEModel *)model
+                 inputBuffers:(id)buffers
+                      options:(NSDictionary *)options
+                          qos:(unsigned int)qos
+                        error:(NSError **)error {
+    (void)buffers, (void)options, (void)qos;
+    return refuse_chaining(SA_DO_READY, model, error);
+}
+
 - (BOOL)prepareChainingWithModel:(_ANEModel *)model
                          options:(NSDictionary *)options
                      chainingReq:(id)request
                              qos:(unsigned int)qos
                            error:(NSError **)error {
-    SaAnswer a;
-    (void)model, (void)options, (void)request, (void)qos;
-    sa_answer_code(&a, SA_DO_LOAD, 15, NULL);
-    return sa_facade_finish(&a, error);
+    (void)options, (void)request;
+    sa_queue_enter(qos);
+    sa_queue_leave(qos);
+    return refuse_chaining(SA_DO_CHAIN, model, error);
 }
 
 /* ============================== Store ===================================== */

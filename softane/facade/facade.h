@@ -12,6 +12,10 @@
  *   request.m         _ANERequest, its validation and its C form
  *   surfaceobject.m   _ANEIOSurfaceObject
  *   attributes.m      modelAttributes of a loaded program
+ *   events.m          _ANESharedEvents, its signal and wait events
+ *   stats.m           _ANEPerformanceStats: all zero, as on consumer systems
+ *   chaining.m        what chaining requests are made of; chaining is refused
+ *   instance.m        _ANEWeight and the parameters of new instances; refused
  *   info.m            _ANEQoSMapper, _ANEDeviceInfo
  *   exports.map       which symbols the library shows
  *
@@ -30,6 +34,23 @@
 #define SA_CLASS __attribute__((visibility("default")))
 
 @class _ANEClient, _ANEModel, _ANEProgramForEvaluation, _ANERequest;
+
+/* What is asked of objects whose class may be another program's. */
+@protocol SaPerfStat
+- (NSInteger)statType;
+@end
+@protocol SaSharedEvents
+- (NSArray *)signalEvents;
+- (NSArray *)waitEvents;
+@end
+@protocol SaEvent
+- (id)sharedEvent;
+- (uint64_t)value;
+@end
+@protocol SaCounter /* IOSurfaceSharedEvent, MTLSharedEvent */
+- (uint64_t)signaledValue;
+- (void)setSignaledValue:(uint64_t)value;
+@end
 
 /* ============================== Shared ==================================== */
 
@@ -154,7 +175,9 @@ SA_CLASS
 @interface _ANEModel : NSObject {
 @public
     NSURL *_modelURL;
+    NSURL *_sourceURL;
     NSString *_key;
+    NSString *_cacheURLIdentifier; /* the name in the store, when it is given */
     NSDictionary *_modelAttributes;
     NSUInteger _state; /* 1 created, 3 loaded, 4 unloaded */
     _ANEProgramForEvaluation *_program;
@@ -164,8 +187,15 @@ SA_CLASS
 }
 + (id)modelAtURL:(NSURL *)url key:(NSString *)key;
 + (id)modelAtURL:(NSURL *)url key:(NSString *)key modelAttributes:(NSDictionary *)attributes;
++ (id)modelAtURLWithSourceURL:(NSURL *)url
+                    sourceURL:(NSURL *)source
+                          key:(NSString *)key
+           cacheURLIdentifier:(NSString *)identifier;
++ (id)modelWithCacheURLIdentifier:(NSString *)identifier;
 - (NSURL *)modelURL;
+- (NSURL *)sourceURL;
 - (NSString *)key;
+- (NSString *)cacheURLIdentifier;
 - (NSDictionary *)modelAttributes;
 - (NSUInteger)state;
 - (_ANEProgramForEvaluation *)program;
@@ -194,6 +224,15 @@ SA_CLASS
 - (BOOL)compiledModelExistsMatchingHash:(NSString *)hash;
 - (void)purgeCompiledModel:(_ANEModel *)model;
 - (void)purgeCompiledModelMatchingHash:(NSString *)hash;
+@end
+
+SA_CLASS
+@interface _ANEModelInstanceParameters : NSObject {
+@public
+    id _procedureData;
+    NSArray *_procedureArray;
+}
++ (id)withProcedureData:(id)data procedureArray:(NSArray *)procedures;
 @end
 
 SA_CLASS

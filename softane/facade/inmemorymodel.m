@@ -221,7 +221,7 @@ static bool write_weights(NSDictionary *weights, NSString *directory) {
 - (BOOL)mapIOSurfacesWithRequest:(_ANERequest *)request cacheInference:(BOOL)cache error:(NSError **)error {
     SaAnswer a;
     (void)request, (void)cache;
-    sa_answer_code(&a, SA_DO_LOAD, 13, NULL);
+    sa_answer_code(&a, SA_DO_MAP, 13, NULL);
     return sa_facade_finish(&a, error);
 }
 

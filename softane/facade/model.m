@@ -20,9 +20,36 @@
     return [self modelAtURL:url key:key modelAttributes:nil];
 }
 
++ (id)modelAtURLWithSourceURL:(NSURL *)url
+                    sourceURL:(NSURL *)source
+                          key:(NSString *)key
+           cacheURLIdentifier:(NSString *)identifier {
+    _ANEModel *m = [self modelAtURL:url key:key];
+    if (m) {
+        m->_sourceURL = [source retain];
+        m->_cacheURLIdentifier = [identifier copy];
+    }
+    return m;
+}
+
+/* A model that has nothing but its name in the store: it can be loaded only. */
++ (id)modelWithCacheURLIdentifier:(NSString *)identifier {
+    if (!identifier)
+        return nil;
+    _ANEModel *m = [[[self alloc] init] autorelease];
+    m->_cacheURLIdentifier = [identifier copy];
+    m->_key = @"";
+    m->_modelAttributes = [[NSDictionary alloc] init];
+    m->_state = 1;
+    m->_string_id = (uint64_t)[identifier hash];
+    return m;
+}
+
 - (void)dealloc {
     sa_entry_unpin(_pin);
     [_modelURL release];
+    [_sourceURL release];
+    [_cacheURLIdentifier release];
     [_key release];
     [_modelAttributes release];
     [_program release];
@@ -32,7 +59,9 @@
 /* ============================== Getters =================================== */
 
 - (NSURL *)modelURL { return _modelURL; }
+- (NSURL *)sourceURL { return _sourceURL; }
 - (NSString *)key { return _key; }
+- (NSString *)cacheURLIdentifier { return _cacheURLIdentifier; }
 - (NSDictionary *)modelAttributes { return _modelAttributes; }
 - (NSUInteger)state { return _state; }
 - (_ANEProgramForEvaluation *)program { return _program; }

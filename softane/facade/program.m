@@ -8,7 +8,6 @@
 #import "facade.h"
 
 #define QUEUE_DEPTH 127         /* §4.1 */
-#define SLOT_WAIT_MS 10000      /* §8.3 step 5 */
 #define RETURN_NO_DEVICE 2u     /* §8.3 step 7 */
 #define RETURN_FAILED 18u       /* §8.3 step 8 */
 
@@ -39,7 +38,44 @@ static BOOL report(const SaAnswer *a, unsigned qos, NSError **error) {
     return NO;
 }
 
-/* ============================== Completion handlers ======================= */
+/* ============================== Shared events ============================= */
+
+static void sleep_1_ms(void) { nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); }
+
+/* When a wait of async_wait_ms that begins now is over. */
+static uint64_t wait_end(void) {
+    uint64_t ms = sa_setting(SA_SET_ASYNC_WAIT_MS), most = 1000000000; /* eleven days */
+    return sa_now_ns() + (ms < most ? ms : most) * 1000000;
+}
+
+/* The counter of an event; nil when it is not one. */
+static id<SaCounter> counter_of(id<SaEvent> e) {
+    id counter = [e sharedEvent];
+    return [counter respondsToSelector:@selector(signaledValue)] && [counter respondsToSelector:@selector(setSignaledValue:)]
+               ? counter
+               : nil;
+}
+
+/* Wait until every wait event has its value; at most async_wait_ms. */
+static bool await_events(id<SaSharedEvents> events) {
+    uint64_t end = wait_end();
+    for (id<SaEvent> e in [events waitEvents]) {
+        id<SaCounter> counter = counter_of(e);
+        while (counter && [counter signaledValue] < [e value]) {
+            if (sa_now_ns() >= end)
+                return false;
+            sleep_1_ms();
+        }
+    }
+    return true;
+}
+
+static void signal_events(id<SaSharedEvents> events) {
+    for (id<SaEvent> e in [events signalEvents])
+        [counter_of(e) setSignaledValue:[e value]];
+}
+
+/* ============================== Asynchronous requests ===================== */
 
 /* What a block looks like in memory; only the function is used. */
 typedef struct SaBlock {
@@ -60,7 +96,13 @@ static void *job_main(void *arg) {
     @autoreleasepool {
         SaAnswer a;
         const SaPrepared *p = sa_request_prepare(j->request);
-        BOOL ok = p && run(j->program, j->request, p, j->qos, &a);
+        id events = j->request->_sharedEvents;
+        BOOL ok = p != NULL;
+        if (ok && events && !await_events(events))
+            ok = sa_answer_status(&a, 9, 15, NULL);
+        ok = ok && run(j->program, j->request, p, j->qos, &a);
+        if (ok && events)
+            signal_events(events);
         j->program->_inFlight--; /* atomic: the slot is free before the handler runs */
         SaBlock *handler = j->request->_completionHandler;
         if (handler)
@@ -73,15 +115,17 @@ static void *job_main(void *arg) {
     return NULL;
 }
 
-/* One of queueDepth slots, or false after the wait. */
+/* One of queueDepth slots, or false after the wait (§8.3 step 5). */
 static bool take_slot(_ANEProgramForEvaluation *program) {
-    for (int waited = 0;; waited++) {
+    for (uint64_t end = 0;;) {
         if (program->_inFlight++ < program->_queueDepth)
             return true;
         program->_inFlight--;
-        if (waited >= SLOT_WAIT_MS)
+        if (end == 0)
+            end = wait_end();
+        if (sa_now_ns() >= end)
             return false;
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        sleep_1_ms();
     }
 }
 
@@ -111,7 +155,7 @@ BOOL sa_program_evaluate(_ANEProgramForEvaluation *program, _ANERequest *request
     const SaPrepared *p = request ? sa_request_prepare(request) : NULL;
     if (!program || !p)
         return NO; /* error untouched */
-    if (request->_completionHandler)
+    if (request->_completionHandler || request->_sharedEvents)
         return submit(program, request, qos);
     SaAnswer a;
     if (run(program, request, p, qos, &a))

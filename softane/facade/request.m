@@ -15,14 +15,6 @@
 #define STAT_TYPE_MAX 2u
 #define EVENTS_MAX 64u
 
-@protocol SaPerfStat
-- (NSInteger)statType;
-@end
-@protocol SaSharedEvents
-- (NSArray *)signalEvents;
-- (NSArray *)waitEvents;
-@end
-
 static bool broken(const char *rule) {
     sa_log(SA_LOG_ERROR, "request refused: %s", rule);
     return false;

@@ -141,6 +141,14 @@ static void one_process_compiles_another_loads(void) { /* 9, 18 */
     l = load_known("twice", &a);
     CHECK(l && eval_one(l, HALF_3, 0, &a) == HALF_6 && eval_one(l, HALF_3, 1, &a) == 0x4500); /* 3 * 2, 3 + 2 */
     CHECK(unload(l));
+    forget(); /* 29: the order of symbols is that of the process that loads */
+    CHECK(softane_set("order", "declaration") == 0 && compile_text("order", sum_text, HALF_2, &a));
+    forget();
+    CHECK((l = load_known("order", &a)) && strcmp(sa_entry_input(l->entry, 0, 0)->name, "b_in") == 0 && unload(l));
+    forget();
+    CHECK(softane_set("order", NULL) == 0);
+    CHECK((l = load_known("order", &a)) && strcmp(sa_entry_input(l->entry, 0, 0)->name, "a_in") == 0 && unload(l));
+    sa_shared_purge("order");
     struct stat st;
     sa_shared_purge("shared");
     CHECK(stat(entry_file(0), &st) == 0 && st.st_size < 64 * 3 + (off_t)sizeof double_text + BYTES + 600); /* the weight once */
