@@ -8,8 +8,8 @@
  *
  * One serial GCD queue at utility class does everything slow: retire, bake,
  * compile, load, canary. The training thread only exchanges pointers under the
- * lock, and waits, in slices, when the bound on staleness says so. The queue's
- * order makes the old set leave before the next one is compiled, so at most two
+ * lock, and waits, in slices, when the bound on staleness says so. A job goes to
+ * the queue only when the active set is the only other one left, so at most two
  * sets are loaded. Plain C: the engine is reached through ane_prog_*. */
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,8 @@
 #include "_core_sched.h"
 
 /* ============================== Generations =============================== */
+
+#define MAX_ALIVE 2 /* the active set and the one being built */
 
 static void free_generation(AneGeneration *gen) {
     free(gen->weights);
@@ -46,6 +48,8 @@ static AneGeneration *new_generation(AneSched *s, const float *const *weights, i
     return gen;
 }
 
+static void compile_job(void *context);
+
 /* Unload and free. On the compile queue; nobody else can see the generation. */
 static void retire(void *context) {
     AneGeneration *gen = context;
@@ -63,7 +67,12 @@ static void retire(void *context) {
     free_generation(gen);
     pthread_mutex_lock(&s->lock);
     s->alive--;
+    AneGeneration *next = s->alive <= MAX_ALIVE ? s->deferred : NULL;
+    if (next)
+        s->deferred = NULL;
     pthread_mutex_unlock(&s->lock);
+    if (next)
+        dispatch_async_f(s->queue, next, compile_job);
     dispatch_semaphore_signal(s->changed);
     ane_object_release(&s->object); /* the generation's hold on its scheduler */
 }
@@ -311,6 +320,7 @@ static int submit(AneSched *s, const float *const *weights, uint64_t snapshot_ns
     if (weights && !(gen = new_generation(s, weights, s->newest + 1)))
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for a generation");
     int status = ANE_OK;
+    bool later = false;
     pthread_mutex_lock(&s->lock);
     if (gen && s->slot != ANE_SLOT_EMPTY) {
         status = ane_error_set(err, ANE_E_STATE, "a generation is pending: call boundary first");
@@ -321,14 +331,16 @@ static int submit(AneSched *s, const float *const *weights, uint64_t snapshot_ns
         if (gen) {
             s->pending = gen;
             s->slot = ANE_SLOT_COMPILING;
-            s->alive++;
+            later = ++s->alive > MAX_ALIVE;
+            if (later) /* evaluations may hold an old set for longer; retire() goes on from here */
+                s->deferred = gen;
             ane_object_retain(&s->object); /* until retired */
         }
     }
     pthread_mutex_unlock(&s->lock);
     if (gen && status != ANE_OK) {
         free_generation(gen);
-    } else if (gen) {
+    } else if (gen && !later) {
         dispatch_async_f(s->queue, gen, compile_job);
     }
     uint64_t end = ane_now_ns();

@@ -94,6 +94,7 @@ struct AneSched {
     int32_t slot;                        /* ANE_SLOT_* of the pending one */
     AneGeneration *active, *pending;
     int64_t newest;
+    AneGeneration *deferred;             /* pending, not yet on the queue: an older set is still loaded */
     int64_t alive;                       /* generations not yet retired, jobs included */
     bool closing, stepping;
     int64_t failures, generations;
