@@ -281,7 +281,9 @@ static int settle(AneSched *s, int64_t newest_then, int32_t slice_ms, AneError *
         AneGeneration *dropped = NULL;
         int status = ANE_OK;
         pthread_mutex_lock(&s->lock);
-        if (s->slot == ANE_SLOT_READY) {
+        if (s->closing) { /* by another thread, while this one waited */
+            status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
+        } else if (s->slot == ANE_SLOT_READY) {
             dropped = swap_locked(s);
         } else if (s->slot == ANE_SLOT_FAILED) {
             dropped = take_failure_locked(s, err, &status);
