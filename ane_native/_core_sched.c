@@ -166,13 +166,18 @@ static int build_all(AneGeneration *gen, AneError *err) {
     return status;
 }
 
-/* Publish the outcome. A failed set never becomes READY and is retired at once. */
+/* Publish the outcome. A failed set never becomes READY; after a close no set stays in the slot. */
 static void publish(AneGeneration *gen, int status) {
     AneSched *s = gen->sched;
     pthread_mutex_lock(&s->lock);
     gen->baking = false;
     s->slot = status == ANE_OK ? ANE_SLOT_READY : ANE_SLOT_FAILED;
     s->failures += status != ANE_OK && status != ANE_E_CLOSED;
+    if (s->closing) {
+        s->slot = ANE_SLOT_EMPTY;
+        s->pending = NULL;
+        gen->refs--; /* the slot's; the job's is still there */
+    }
     pthread_mutex_unlock(&s->lock);
     drop_generation(gen); /* the job's reference */
     dispatch_semaphore_signal(s->changed);
@@ -728,7 +733,7 @@ int ane_sched_close(AneHandle sched, int32_t slice_ms, AneError *err) {
     AneGeneration *active = s->active, *pending = NULL;
     s->closing = true;
     s->active = NULL;
-    if (s->slot == ANE_SLOT_READY || s->slot == ANE_SLOT_FAILED) { /* a running job publishes first */
+    if (s->slot == ANE_SLOT_READY || s->slot == ANE_SLOT_FAILED) { /* a running job sees `closing` itself */
         pending = s->pending;
         s->pending = NULL;
         s->slot = ANE_SLOT_EMPTY;
@@ -746,17 +751,6 @@ int ane_sched_close(AneHandle sched, int32_t slice_ms, AneError *err) {
         pthread_mutex_unlock(&s->lock);
         if (!gone)
             over = dispatch_semaphore_wait(s->changed, until) != 0;
-        if (!gone && !over) { /* something changed: a job may have published meanwhile */
-            pthread_mutex_lock(&s->lock);
-            pending = s->slot == ANE_SLOT_READY || s->slot == ANE_SLOT_FAILED ? s->pending : NULL;
-            if (pending) {
-                s->pending = NULL;
-                s->slot = ANE_SLOT_EMPTY;
-            }
-            pthread_mutex_unlock(&s->lock);
-            if (pending)
-                drop_generation(pending);
-        }
     }
     AneObject *o;
     if (gone && ane_handle_take(sched, ANE_KIND_SCHED, &o, NULL) == ANE_OK)
