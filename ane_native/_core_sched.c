@@ -267,11 +267,13 @@ static bool bound_broken(const AneSched *s, int64_t newest_then) {
     return s->options.staleness >= 0 && newest_then - s->active->version > s->options.staleness;
 }
 
+/* A caller who does not come back for the next slice within this time does not wait: he was interrupted. */
+#define WAIT_GAP_NS 200000000u
+
 /* Account a wait that is over. Under the lock. */
-static void end_wait_locked(AneSched *s) {
+static void end_wait_locked(AneSched *s, uint64_t end) {
     if (!s->wait_begin)
         return;
-    uint64_t end = ane_now_ns();
     s->now.wait_ns += end - s->wait_begin;
     ane_trace_add(&s->trace, ANE_EV_WAIT, -1, s->newest, s->wait_begin, end);
     s->wait_begin = 0;
@@ -282,10 +284,14 @@ static void end_wait_locked(AneSched *s) {
  * ANE_AGAIN: the slice is over. Negative: the pending set's error. */
 static int settle(AneSched *s, int64_t newest_then, int32_t slice_ms, AneError *err) {
     dispatch_time_t until = dispatch_time(DISPATCH_TIME_NOW, (int64_t)(slice_ms > 0 ? slice_ms : 0) * 1000000);
+    bool waited = false;
     for (;;) {
         AneGeneration *dropped = NULL;
         int status = ANE_OK;
         pthread_mutex_lock(&s->lock);
+        uint64_t now = ane_now_ns();
+        if (s->wait_begin && !waited && now - s->wait_end > WAIT_GAP_NS)
+            end_wait_locked(s, s->wait_end);
         if (s->closing) { /* by another thread, while this one waited */
             status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
         } else if (s->slot == ANE_SLOT_READY) {
@@ -296,16 +302,21 @@ static int settle(AneSched *s, int64_t newest_then, int32_t slice_ms, AneError *
             status = bound_broken(s, newest_then) ? ANE_AGAIN : ANE_SKIP;
         }
         if (status == ANE_AGAIN && !s->wait_begin)
-            s->wait_begin = ane_now_ns();
+            s->wait_begin = now;
         if (status != ANE_AGAIN)
-            end_wait_locked(s);
+            end_wait_locked(s, now);
         pthread_mutex_unlock(&s->lock);
         if (dropped)
             drop_generation(dropped);
         if (status != ANE_AGAIN)
             return status;
-        if (dispatch_semaphore_wait(s->changed, until) != 0)
+        waited = true;
+        if (dispatch_semaphore_wait(s->changed, until) != 0) {
+            pthread_mutex_lock(&s->lock);
+            s->wait_end = ane_now_ns();
+            pthread_mutex_unlock(&s->lock);
             return ANE_AGAIN;
+        }
     }
 }
 

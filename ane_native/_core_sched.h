@@ -98,7 +98,7 @@ struct AneSched {
     int64_t alive;                       /* generations not yet retired, jobs included */
     bool closing, stepping;
     int64_t failures, generations;
-    uint64_t wait_begin;                 /* of the wait under way, 0 = none */
+    uint64_t wait_begin, wait_end;       /* of the wait under way, 0 = none; end of its last slice */
     uint64_t batch_begin;
     int64_t batch;
     AneBatchStats now;                   /* filled during the batch, handed out by finish */
