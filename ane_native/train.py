@@ -122,7 +122,7 @@ class TrainConfig:
     overlap_gradients: bool = True
 
     def __post_init__(self) -> None:
-        if self.model not in PRESETS:
+        if not isinstance(self.model, str) or self.model not in PRESETS:
             raise ConfigError(f"model: expected one of {', '.join(PRESETS)}, got {self.model!r}")
         least = {"updates": 1, "accumulate": 1, "valid_windows": 1}
         least |= dict.fromkeys(
@@ -137,16 +137,23 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise ConfigError(f"{name}: expected 0 or more, or none, got {value!r}")
-        for name in ("lr", "lr_floor", "weight_decay", "clip"):
+        for name in ("lr", "lr_floor", "weight_decay", "clip", "beta1", "beta2", "loss_scale"):
             value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(f"{name}: expected a number, got {value!r}")
             if not (np.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
+        for name in ("data", "timing"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{name}: expected a text or none, got {value!r}")
+        if self.vocab is not None and not isinstance(self.vocab, int):
+            raise ConfigError(f"vocab: expected a number or none, got {self.vocab!r}")
         if self.lr == 0:
             raise ConfigError("lr: expected more than 0, got 0")
         for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ConfigError(f"{name}: expected 0 <= {name} < 1, got {value!r}")
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"{name}: expected less than 1, got {getattr(self, name)!r}")
         LossScale(self.loss_scale)  # refuses what is no power of two
 
     def as_dict(self) -> dict[str, Any]:

@@ -275,6 +275,30 @@ def test_a_finished_run_has_nothing_to_resume_and_another_corpus_is_refused(
     assert "expected the corpus" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ('{"lr": "fast"}', "lr: expected a number, got 'fast'"),
+        ('{"updates": 2.5}', "updates: expected 1 or more, got 2.5"),
+        ('{"data": 7}', "data: expected a text or none, got 7"),
+        ('{"model": ["tiny"]}', "model: expected one of"),
+        ('{"nonsense": 1}', "unknown settings nonsense"),
+        ("[]", "damaged"),
+        ("{", "damaged"),
+    ],
+)
+def test_settings_damaged_by_hand_are_named(
+    change: str, said: str, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished, folder)
+    text = f'{{"config": {change}}}' if change != "{" else change
+    (folder / "config.json").write_text(text)
+    done = run("train", "--resume", "tiny", cwd=tmp_path, code=2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_damaged_checkpoint_is_named_or_skipped(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     shutil.copytree(finished, folder)
