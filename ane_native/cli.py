@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", parents=[common], help="what runs here")
     info.add_argument("--json", action="store_true", help="as JSON")
+    info.add_argument(
+        "--profile", action="store_true", help="softane only: every value of the chip profile"
+    )
     info.set_defaults(run=_info, parser=info)
     return parser
 
@@ -245,7 +248,8 @@ def _info(args: argparse.Namespace) -> int:
         ("", engine["path"]),
     ]
     if engine.get("timing") is not None:
-        rows.append(("", f"timing={engine['timing']} numerics={engine['numerics']}"))
+        settings = ("profile", "timing", "numerics")
+        rows.append(("", " ".join(f"{key}={engine[key]}" for key in settings)))
         rows.append(("", f"isa {engine['isa']}, blas {engine['blas']}"))
     if engine["chip"]:
         cores = f"{engine['engine_count']} engine(s), {engine['core_count']} cores"
@@ -260,6 +264,13 @@ def _info(args: argparse.Namespace) -> int:
         ("system", about["system"]),
         ("cpu", about["cpu"]),
     ]
+    if args.profile and engine["hardware"]:
+        rows.append(("profile", "hardware has no profile: its limits are its own"))
+    elif args.profile:
+        from ane_native import soft
+
+        lines = soft.get("profile.values").splitlines()
+        rows += [("profile" if i == 0 else "", line) for i, line in enumerate(lines)]
     for label, text in rows:
         print(f"{label:<11}{text}")
     return 0

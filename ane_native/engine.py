@@ -152,7 +152,7 @@ class Engine:
         Returns:
             ``name``, ``path``, ``software``, ``chip``, ``gcd``, ``engine_count``, ``core_count``,
             ``compiles``, ``compile_failures``, ``loads``, ``loaded``, ``evals``,
-            ``compile_limit`` (None: no limit); for softane also ``version``, ``timing``,
+            ``compile_limit`` (None: no limit); for softane also ``version``, ``profile``, ``timing``,
             ``numerics``, ``blas`` and ``isa``.
         """
         c = _native.core()
@@ -178,7 +178,7 @@ class Engine:
         made["compile_limit"] = int(out.compile_limit) or None
         if self.name.startswith("softane"):
             made["version"] = soft.version()
-            for key in ("timing", "numerics", "blas", "isa"):
+            for key in ("profile", "timing", "numerics", "blas", "isa"):
                 made[key] = soft.get(key)
         return made
 

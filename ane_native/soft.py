@@ -135,7 +135,7 @@ def get(key: str) -> str:
     Raises:
         ValueError: softane does not know the key.
     """
-    buffer = ctypes.create_string_buffer(4096)
+    buffer = ctypes.create_string_buffer(1 << 16)
     if prepare().softane_get(key.encode(), buffer, len(buffer)) != 0:
         raise ValueError(f"softane has no setting or counter {key!r}")
     return buffer.value.decode()
