@@ -30,7 +30,7 @@ typedef struct {
 int ane_samples_init(AneSamples *s);
 void ane_samples_free(AneSamples *s);
 void ane_samples_add(AneSamples *s, uint64_t ns);
-/* Sorts; 0 where nothing was measured. */
+/* Reorders; 0 where nothing was measured. */
 void ane_samples_percentiles(AneSamples *s, uint64_t *p50, uint64_t *p90, uint64_t *p99);
 void ane_samples_reset(AneSamples *s);
 

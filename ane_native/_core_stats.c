@@ -28,20 +28,40 @@ void ane_samples_add(AneSamples *s, uint64_t ns) {
         s->ns[(uint64_t)at * 2654435761u % ANE_MAX_SAMPLES] = ns;
 }
 
-static int by_value(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
+/* Bring the k-th smallest of ns[lo..hi] to its place, smaller ones before it (Hoare's FIND):
+ * a boundary after thousands of evaluations must not sort them all. */
+static uint64_t find_rank(uint64_t *ns, int32_t lo, int32_t hi, int32_t k) {
+    while (lo < hi) {
+        uint64_t pivot = ns[k];
+        int32_t i = lo, j = hi;
+        while (i <= j) {
+            while (ns[i] < pivot)
+                i++;
+            while (ns[j] > pivot)
+                j--;
+            if (i <= j) {
+                uint64_t swap = ns[i];
+                ns[i++] = ns[j];
+                ns[j--] = swap;
+            }
+        }
+        if (j < k)
+            lo = i;
+        if (i > k)
+            hi = j;
+    }
+    return ns[k];
 }
 
 void ane_samples_percentiles(AneSamples *s, uint64_t *p50, uint64_t *p90, uint64_t *p99) {
     *p50 = *p90 = *p99 = 0;
     if (!s->kept)
         return;
-    qsort(s->ns, (size_t)s->kept, sizeof *s->ns, by_value);
     int32_t last = s->kept - 1; /* nearest rank */
-    *p50 = s->ns[last / 2];
-    *p90 = s->ns[(int64_t)last * 90 / 100];
-    *p99 = s->ns[(int64_t)last * 99 / 100];
+    int32_t at50 = last / 2, at90 = (int32_t)((int64_t)last * 90 / 100), at99 = (int32_t)((int64_t)last * 99 / 100);
+    *p50 = find_rank(s->ns, 0, last, at50);
+    *p90 = find_rank(s->ns, at50, last, at90);
+    *p99 = find_rank(s->ns, at90, last, at99);
 }
 
 /* ============================== Trace ===================================== */

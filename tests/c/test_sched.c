@@ -18,6 +18,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "_core_sched.h"
 #include "null_engine.h"
 
 #define GET(what) __atomic_load_n(&(what), __ATOMIC_RELAXED)
@@ -465,6 +466,35 @@ static void every_allocation_may_fail(void) {
     CHECK(n > 100);
 }
 
+static int by_size(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Against sorting, for few and many samples with and without equal ones. */
+static void percentiles_are_those_of_the_sorted_samples(void) {
+    Stepper t;
+    stepper_init(&t, 0, 7);
+    AneSamples s;
+    CHECK(ane_samples_init(&s) == ANE_OK);
+    uint64_t *sorted = malloc(ANE_MAX_SAMPLES * sizeof *sorted);
+    for (int n = 1; sorted && n <= ANE_MAX_SAMPLES; n += 1 + n / 3)
+        for (uint64_t sides = 1; sides < 1u << 20; sides *= 8) {
+            ane_samples_reset(&s);
+            for (int i = 0; i < n; i++) {
+                sorted[i] = dice(&t, sides) + (sides == 8 ? (uint64_t)i : 0);
+                ane_samples_add(&s, sorted[i]);
+            }
+            uint64_t p[3];
+            ane_samples_percentiles(&s, &p[0], &p[1], &p[2]);
+            qsort(sorted, (size_t)n, sizeof *sorted, by_size);
+            int last = n - 1;
+            CHECK(p[0] == sorted[last / 2] && p[1] == sorted[last * 90 / 100] && p[2] == sorted[last * 99 / 100]);
+        }
+    free(sorted);
+    ane_samples_free(&s);
+}
+
 #include "test_sched_storm.h"
 
 static const struct {
@@ -480,6 +510,7 @@ static const struct {
     TEST(a_close_that_was_given_up_still_unloads_everything),
     TEST(an_interrupted_wait_counts_only_what_was_waited),
     TEST(wrong_calls_get_a_status),
+    TEST(percentiles_are_those_of_the_sorted_samples),
     TEST(every_allocation_may_fail),
 };
 

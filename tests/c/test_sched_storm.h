@@ -3,7 +3,7 @@
  * boundary costs. Threads talk to each other through relaxed atomics only, so that
  * nothing but the scheduler itself orders them. */
 
-enum { EVALUATORS = 2, LIFE_SWAPS = 2000 };
+enum { EVALUATORS = 2, LIFE_SWAPS = 500 };
 
 typedef struct {
     AneHandle h;
@@ -186,11 +186,6 @@ static void storm(int64_t swaps, uint64_t seed) {
 
 /* ============================== Cost ====================================== */
 
-static int by_size(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Time of boundary + submit + finish on the stepping thread, nobody else there: with a set that is
  * ready at each boundary, and with `evals` evaluations between two boundaries. */
 static void cost_of(int32_t staleness, int evals) {
@@ -225,5 +220,6 @@ static void measure_cost(void) {
     cost_of(1, 64);
     cost_of(1, 1024);
     cost_of(-1, 64);
+    cost_of(1, 8192);
     cost_of(0, 64);
 }
