@@ -123,7 +123,7 @@ def set(key: str, value: object) -> None:
     text = None if value is None else str(value).encode()
     if prepare().softane_set(key.encode(), text) != 0:
         raise ValueError(f"softane setting {key!r} does not exist or does not take {value!r}")
-    if key == "compile_limit":
+    if key in ("compile_limit", "profile"):
         from .engine import Engine
 
         Engine.refresh_limit()
