@@ -412,10 +412,10 @@ int ane_sched_finish(AneHandle sched, int32_t slice_ms, AneBatchStats *out, AneE
         status = settle(s, s->newest, slice_ms, err);
     if (status >= 0 && status != ANE_AGAIN) {
         pthread_mutex_lock(&s->lock);
+        status = s->closing ? ane_error_set(err, ANE_E_CLOSED, "the trainer was closed") : ANE_OK;
         fill_stats_locked(s, out);
         pthread_mutex_unlock(&s->lock);
         ane_budget_read(&out->compiles_used, &out->compile_limit, &out->programs_loaded);
-        status = ANE_OK;
     }
     return leave_boundary(s, status);
 }

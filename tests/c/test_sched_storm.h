@@ -78,7 +78,8 @@ static void *ask_on(void *context) {
 static void *close_suddenly(void *context) {
     Life *l = ((Worker *)context)->life;
     nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
-    CHECK(close_all(l->h) == ANE_OK);
+    int status = close_all(l->h);
+    CHECK(status == ANE_OK || status == ANE_E_CLOSED); /* the stepping thread may have been quicker */
     return NULL;
 }
 
