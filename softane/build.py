@@ -138,9 +138,12 @@ def build(out: Path | None = None, debug: bool = False, sanitize: str = "") -> P
 
 
 def build_tests(
-    out: Path | None = None, debug: bool = False, sanitize: str = "", prefix: str = "test_"
+    out: Path | None = None,
+    debug: bool = False,
+    sanitize: str = "",
+    prefix: tuple[str, ...] = ("test_", "prove_"),
 ) -> list[Path]:
-    """Build softane/tests/test_*.c and .m, one program each, and return the programs.
+    """Build softane/tests/test_* and prove_*, one program each, and return the programs.
 
     With another `prefix` other programs of that directory: "bench_".
 
@@ -202,7 +205,7 @@ def main() -> int:
     try:
         print(build(out, args.debug, args.sanitize))
         if args.tests:
-            for prefix in ("test_", "bench_"):
+            for prefix in (("test_", "prove_"), ("bench_",)):
                 for program in build_tests(out, args.debug, args.sanitize, prefix):
                     print(program)
         if args.tools:

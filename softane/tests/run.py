@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Builds softane's C tests and runs them; prints one verdict line for each program.
 
-    python softane/tests/run.py [--sanitize address,undefined] [--debug] [NAME ...]
+    python softane/tests/run.py [--sanitize address,undefined] [--debug] [--full] [NAME ...]
 
+--full tries everything where the short run samples (prove_half, test_numerics).
 The exit status is 1 when a program failed. Each program prints "N passed, M failed".
 """
 
@@ -20,14 +21,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "softane")]
 import build
 
+LONGER = ("prove_half", "test_numerics")  # take the argument "full"
 VERDICT = re.compile(r"(\d+) passed, (\d+) failed")
 
 
-def run_program(program: Path, timeout: float = 600) -> tuple[bool, str, str]:
+def run_program(
+    program: Path, timeout: float = 600, arguments: tuple[str, ...] = ()
+) -> tuple[bool, str, str]:
     """Run one test program. Returns (passed, verdict line, everything it printed)."""
     try:
         done = subprocess.run(
-            [program],
+            [program, *arguments],
             env={**build.tc.sanitizer_options(ROOT / "tools"), **os.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -54,6 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run softane's C tests.")
     parser.add_argument("--sanitize", default="")
     parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--full", action="store_true", help="longer runs of some programs")
     parser.add_argument("names", nargs="*", help="only programs whose name contains one of these")
     args = parser.parse_args()
     try:
@@ -65,7 +70,8 @@ def main() -> int:
         programs = [p for p in programs if any(n in p.name for n in args.names)]
     bad = 0
     for program in programs:
-        good, line, output = run_program(program)
+        full = ("full",) if args.full and program.name in LONGER else ()
+        good, line, output = run_program(program, 3600 if full else 600, full)
         if not good:
             bad += 1
             print(output, end="")
