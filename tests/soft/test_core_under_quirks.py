@@ -75,6 +75,11 @@ def test_training_goes_on(setting: tuple[str, int]) -> None:
             assert trainer.eval("k", np.ones((1, 4, 1, 32))).flat[0] == version - 1
 
 
+def spend_compiles() -> None:
+    for i in range(200):
+        ane.Program(scale(tag=f"limit-{i}"), {"g": np.ones(4)}).close()
+
+
 def test_a_compile_limit_that_shows_only_at_load_is_a_typed_error() -> None:
     used = int(ane.Engine().info()["compiles"])  # type: ignore[call-overload]
     soft.set("compile_limit_mode", "load")
@@ -84,8 +89,7 @@ def test_a_compile_limit_that_shows_only_at_load_is_a_typed_error() -> None:
     ane._native.core().lib.ane_engine_set_compile_limit(0, error)
     ane.Program(scale(tag="limit-a"), {"g": np.ones(4)}).close()
     with pytest.raises(ane.EngineError, match="Program load failure") as caught:
-        for i in range(200):
-            ane.Program(scale(tag=f"limit-{i}"), {"g": np.ones(4)}).close()
+        spend_compiles()
     assert caught.value.code == 6
     assert caught.value.step == "load"
 
