@@ -129,7 +129,7 @@ def test_a_wrong_result_is_noticed(build: Callable[..., Path], tmp_path: Path) -
 
 @pytest.mark.parametrize("flags", [["-O0"], ["-O2", "-fobjc-arc"], ["-fobjc-legacy-dispatch"]])
 def test_messages(flags: list[str], build: Callable[..., Path], tmp_path: Path) -> None:
-    passes(build(*flags, str(PROGRAMS / "messages.m")), tmp_path, 42)
+    passes(build(*flags, str(PROGRAMS / "messages.m")), tmp_path, 48)
 
 
 @pytest.mark.parametrize("gcd", ["bundled", "system"])
@@ -199,9 +199,14 @@ def test_missing_frameworks_are_named(tmp_path: Path) -> None:
     source = tmp_path / "p.m"
     source.write_text("#import <Metal/Metal.h>\nint main(void) { return 0; }\n")
     done = softane_cc("-framework", "Metal", str(source), "-o", str(tmp_path / "p"))
-    assert done.returncode != 0
+    assert done.returncode == 0, done.stderr  # many programs include what they do not use
     assert "there is no framework Metal here" in done.stderr
-    assert "softane has no Metal" in done.stderr
+    source.write_text(
+        "#import <Metal/Metal.h>\nint main(void) { return !MTLCreateSystemDefaultDevice(); }\n"
+    )
+    done = softane_cc(str(source), "-o", str(tmp_path / "p"))
+    assert done.returncode != 0
+    assert "MTLCreateSystemDefaultDevice" in done.stderr
 
 
 def test_help_and_usage() -> None:

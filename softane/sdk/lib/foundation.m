@@ -51,3 +51,53 @@ static SoftaneBlockRunner *runner(void (^block)(void)) {
     return [self rangeOfString:other options:options].location != NSNotFound;
 }
 @end
+
+/* ============================== Frameworks ================================ */
+
+/* What [NSBundle bundleWithPath:] gives for a framework of macOS that is
+ * linked here: loading it succeeds, classes are found by name. */
+@interface SoftaneFramework : NSObject {
+@public
+    NSString *_path;
+}
+@end
+
+@implementation SoftaneFramework
+- (void)dealloc {
+    [_path release];
+    [super dealloc];
+}
+- (BOOL)load { return YES; }
+- (BOOL)loadAndReturnError:(NSError **)error {
+    (void)error;
+    return YES;
+}
+- (BOOL)isLoaded { return YES; }
+- (BOOL)unload { return NO; }
+- (NSString *)bundlePath { return _path; }
+- (NSString *)bundleIdentifier {
+    NSString *name = [[_path lastPathComponent] stringByDeletingPathExtension];
+    return [@"com.apple." stringByAppendingString:name];
+}
+- (Class)classNamed:(NSString *)name { return NSClassFromString(name); }
+- (Class)principalClass { return Nil; }
+@end
+
+@implementation NSBundle (SoftaneExtras)
++ (NSBundle *)softane_bundleWithPath:(NSString *)path {
+    static NSString *const own[] = {@"AppleNeuralEngine.framework", @"IOSurface.framework", @"Accelerate.framework"};
+    for (size_t i = 0; [path hasPrefix:@"/System/Library/"] && i < sizeof own / sizeof own[0]; i++)
+        if ([path rangeOfString:own[i]].location != NSNotFound) {
+            SoftaneFramework *f = [[SoftaneFramework new] autorelease];
+            f->_path = [path copy];
+            return (NSBundle *)(id)f;
+        }
+    return [self softane_bundleWithPath:path]; /* the one of Foundation: they were exchanged */
+}
+@end
+
+void sdk_watch_bundles(void) {
+    Method plain = class_getClassMethod([NSBundle class], @selector(bundleWithPath:));
+    Method own = class_getClassMethod([NSBundle class], @selector(softane_bundleWithPath:));
+    method_exchangeImplementations(plain, own);
+}

@@ -41,6 +41,9 @@ void sdk_check_modules(void);
 /* cf.m: the constants that are objects. */
 void sdk_make_constants(void);
 
+/* foundation.m: [NSBundle bundleWithPath:] knows the frameworks that are linked. */
+void sdk_watch_bundles(void);
+
 /* arc.m: make the calling thread known to Foundation; a pool for its work. */
 void sdk_thread_enter(void);
 void *objc_autoreleasePoolPush(void);

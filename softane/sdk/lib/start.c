@@ -7,4 +7,5 @@
 __attribute__((constructor)) static void start(void) {
     sdk_check_modules();
     sdk_make_constants();
+    sdk_watch_bundles();
 }

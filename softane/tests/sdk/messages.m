@@ -5,6 +5,7 @@
 #import <Foundation/Foundation.h>
 #import <objc/message.h>
 #import <objc/runtime.h>
+#include <dlfcn.h>
 #include <stdarg.h>
 
 #include "check.h"
@@ -211,6 +212,16 @@ static void check_runtime(void) {
     CHECK(all && n > 50);
     free(all);
     CHECK(objc_getClass("NoSuchClassAnywhere") == Nil);
+
+    static const char path[] = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine";
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    CHECK(handle && dlsym(handle, "IOSurfaceCreate") && !dlsym(handle, "noSuchFunction"));
+    CHECK(NSClassFromString(@"_ANEInMemoryModel") && objc_getClass("_ANEClient"));
+    CHECK(dlopen("/System/Library/PrivateFrameworks/Espresso.framework/Espresso", RTLD_NOW) == NULL && dlerror());
+    NSBundle *bundle = [NSBundle bundleWithPath:@"/System/Library/PrivateFrameworks/AppleNeuralEngine.framework"];
+    CHECK([bundle load] && [bundle classNamed:@"_ANERequest"] && [bundle isLoaded]);
+    CHECK([NSBundle bundleWithPath:@"/System/Library/Frameworks/None.framework"] == nil);
+    CHECK([[NSBundle bundleWithPath:@"/tmp"] bundlePath] != nil);
 }
 
 int main(void) {

@@ -1,3 +1,4 @@
 // SPDX-License-Identifier: MIT
-/* CoreML/CoreML.h - says what is the matter instead of "file not found". */
-#error "softane has no CoreML: this program cannot be built here, or only without the parts that use it"
+/* CoreML/CoreML.h - there is no Core ML here. Programs that only include the
+ * header compile; the first name they use from it is an error. */
+#import <Foundation/Foundation.h>

@@ -1,3 +1,9 @@
 // SPDX-License-Identifier: MIT
-/* Metal/Metal.h - says what is the matter instead of "file not found". */
-#error "softane has no Metal: this program cannot be built here, or only without the parts that use it"
+/* Metal/Metal.h - there is no Metal here. Programs that only include the
+ * header compile; the first function they use from it is an error. */
+#import <Foundation/Foundation.h>
+
+@protocol MTLDevice;
+@protocol MTLBuffer;
+@protocol MTLCommandQueue;
+@protocol MTLSharedEvent;
