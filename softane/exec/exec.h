@@ -102,7 +102,8 @@ static inline size_t sa_units_per_chunk(size_t each) { return each >= SA_GRAIN ?
 
 typedef void SaStepFn(SaRun *r, const SaStep *s);
 SaStepFn sa_step_elem, sa_step_gemm, sa_step_patches, sa_step_direct, sa_step_reduce, sa_step_softmax, sa_step_norm,
-    sa_step_copy, sa_step_fill, sa_step_gather;
+    sa_step_copy, sa_step_fill, sa_step_gather, sa_step_pool, sa_step_fold_back, sa_step_lerp, sa_step_lrn, sa_step_arg,
+    sa_step_scan, sa_step_sort, sa_step_pick, sa_step_gather_nd;
 
 /* The two steps of a 3x3 convolution by Winograd's F(2,3); false: it is not
  * eligible or not asked for, and nothing was done. */

@@ -74,13 +74,30 @@ SA_INLINE float one_TRUNC(float x, float p, float q) {
 }
 SA_INLINE float one_POW(float x, float p, float q) { (void)q; return m_pow(x, p); }
 
-#define SA_DEF_UNARY(id)                                                                    \
+/* Not known to run on the engine: the C library's, one by one. */
+SA_INLINE float one_TAN(float x, float p, float q) { (void)p; (void)q; return tanf(x); }
+SA_INLINE float one_ASIN(float x, float p, float q) { (void)p; (void)q; return asinf(x); }
+SA_INLINE float one_ACOS(float x, float p, float q) { (void)p; (void)q; return acosf(x); }
+SA_INLINE float one_SINH(float x, float p, float q) { (void)p; (void)q; return sinhf(x); }
+SA_INLINE float one_COSH(float x, float p, float q) { (void)p; (void)q; return coshf(x); }
+SA_INLINE float one_ATANH(float x, float p, float q) { (void)p; (void)q; return atanhf(x); }
+SA_INLINE float one_CLAMPED_RELU(float x, float p, float q) {
+    float slope = x * p, y = x < 0.0f ? slope : x;
+    return y > q ? q : y;
+}
+SA_INLINE float one_LINE(float x, float p, float q) { return p * x + q; }
+SA_INLINE float one_THRESHOLDED_RELU(float x, float p, float q) { (void)q; return x < p ? 0.0f : x; }
+
+#define SA_DEF_UNARY(id, loop)                                                              \
     SA_WIDE static void unary_##id(float *d, const float *a, const float *p, size_t n) {    \
         const float p0 = p[0], p1 = p[1];                                                   \
-        SA_LOOP for (size_t i = 0; i < n; i++)                                              \
+        loop for (size_t i = 0; i < n; i++)                                                 \
             d[i] = one_##id(a[i], p0, p1);                                                  \
     }
-SA_UNARY(SA_DEF_UNARY)
+#define SA_DEF_VECTOR(id) SA_DEF_UNARY(id, SA_LOOP)
+#define SA_DEF_LIBC(id) SA_DEF_UNARY(id, )
+SA_UNARY_VECTOR(SA_DEF_VECTOR)
+SA_UNARY_LIBC(SA_DEF_LIBC)
 
 /* ============================== Two operands ============================== */
 

@@ -25,7 +25,8 @@
 /* ============================== Operations ================================ */
 
 /* One operand, up to two parameters p[0], p[1]. */
-#define SA_UNARY(X) \
+#define SA_UNARY(X) SA_UNARY_VECTOR(X) SA_UNARY_LIBC(X)
+#define SA_UNARY_VECTOR(X) \
     X(COPY) X(ABS) X(SIGN) X(SQRT) X(SQUARE) X(EXP) X(EXP2) X(ERF) X(CEIL) X(FLOOR) X(ROUND) X(ATAN) X(SIN) X(COS) \
     X(LOG)          /* log(x + p0) */ \
     X(RSQRT)        /* 1 / sqrt(x + p0) */ \
@@ -41,7 +42,11 @@
     X(NOT)          /* 1 - (x != 0) */ \
     X(TRUE)         /* x != 0, the cast to bool */ \
     X(TRUNC)        /* toward zero, then into [p0, p1]; NaN gives 0: the cast to integers */ \
-    X(POW)          /* pow(x, p0) */
+    X(POW)          /* pow(x, p0) */ \
+    X(CLAMPED_RELU) /* min(x, or p0 x below zero; p1) */ \
+    X(LINE)         /* p0 x + p1 */ \
+    X(THRESHOLDED_RELU) /* x, 0 below p0 */
+#define SA_UNARY_LIBC(X) X(TAN) X(ASIN) X(ACOS) X(SINH) X(COSH) X(ATANH) /* not vectorised */
 
 #define SA_BINARY(X) \
     X(ADD) X(SUB) X(MUL) X(DIV) X(DIV_FAST) X(FLOOR_DIV) X(FLOOR_DIV_FAST) X(MOD) X(MOD_FAST) X(POW) X(MAX) X(MIN) \

@@ -64,6 +64,15 @@ static SaStepFn *const executors[SA_STEP_KINDS] = {
     [SA_STEP_COPY] = sa_step_copy,
     [SA_STEP_FILL] = sa_step_fill,
     [SA_STEP_GATHER] = sa_step_gather,
+    [SA_STEP_POOL] = sa_step_pool,
+    [SA_STEP_FOLD_BACK] = sa_step_fold_back,
+    [SA_STEP_LERP] = sa_step_lerp,
+    [SA_STEP_LRN] = sa_step_lrn,
+    [SA_STEP_ARG] = sa_step_arg,
+    [SA_STEP_SCAN] = sa_step_scan,
+    [SA_STEP_SORT] = sa_step_sort,
+    [SA_STEP_PICK] = sa_step_pick,
+    [SA_STEP_GATHER_ND] = sa_step_gather_nd,
 };
 
 static void walk(SaRun *r, const SaProc *p, const void *const *inputs, void *const *outputs) {

@@ -34,6 +34,7 @@ static uint64_t load64(const uint8_t *p) { return load32(p) | (uint64_t)load32(p
 static uint32_t blob_code(SaDtype t) {
     static const uint8_t codes[] = {
         [SA_FP16] = 1, [SA_FP32] = 2, [SA_UINT8] = 3, [SA_INT8] = 4, [SA_INT16] = 6, [SA_UINT16] = 7, [SA_INT32] = 14,
+        [SA_UINT32] = 15, [SA_INT4] = 8, [SA_UINT1] = 9, [SA_UINT2] = 10, [SA_UINT4] = 11, [SA_UINT3] = 12, [SA_UINT6] = 13,
         [SA_STRING] = 0,
     };
     return t >= SA_FP16 && t <= SA_STRING ? codes[t] : 0;
@@ -206,24 +207,53 @@ static SaStatus file_of(Binder *b, const char *path, SaWeightFile **out) {
     return SA_OK;
 }
 
+/* Elements smaller than a byte follow each other without gaps, the first in the
+ * lowest bits. One byte each from here on, signed ones extended. */
+static void unpack_bits(uint8_t *d, const uint8_t *s, SaDtype t, size_t n) {
+    unsigned bits = (unsigned)sa_dtype_bits(t), mask = (1u << bits) - 1;
+    for (size_t i = 0; i < n; i++) {
+        size_t bit = i * bits;
+        unsigned two = s[bit / 8];
+        if (bit % 8 + bits > 8)
+            two |= (unsigned)s[bit / 8 + 1] << 8;
+        unsigned u = two >> (bit % 8) & mask;
+        d[i] = (uint8_t)(t == SA_INT4 && u > 7 ? u | 0xf0 : u);
+    }
+}
+
 /* The bytes of one constant. They stay in the file's memory unless they are
  * not aligned for their dtype there. */
 static SaStatus bind_const(Binder *b, const SaValue *v, SaConst *c) {
     SaWeightFile *f = NULL;
     const void *data;
+    SaDtype t = v->type.dtype;
+    bool small = sa_dtype_bits(t) < 8;
+    size_t stored = small ? (c->bytes * (size_t)sa_dtype_bits(t) + 7) / 8 : c->bytes; /* counts are below 2^40 */
     SA_TRY(file_of(b, c->blob_path, &f));
-    SA_TRY(sa_blob_find(f->bytes, f->size, c->blob_offset, v->type.dtype, c->bytes, &data, b->err));
-    if ((uintptr_t)data % sa_dtype_bytes(v->type.dtype)) {
+    SA_TRY(sa_blob_find(f->bytes, f->size, c->blob_offset, t, stored, &data, b->err));
+    if (small || (uintptr_t)data % sa_dtype_bytes(t)) {
         void *copy = sa_arena_alloc(b->arena, c->bytes);
         if (!copy)
             return sa_error_set(b->err, SA_E_MEMORY, (SaPos){0, 0}, "out of memory");
-        memcpy(copy, data, c->bytes);
+        if (small)
+            unpack_bits(copy, data, t, c->bytes);
+        else
+            memcpy(copy, data, c->bytes);
         data = copy;
     }
     c->data = data;
     if (!sa_add_ok(b->total, c->bytes, &b->total))
         return bad_blob(b->err, "weights too large");
     return SA_OK;
+}
+
+/* A constant that lies in a file, of a const operation or an attribute. */
+static SaStatus bind_value(Binder *b, const SaOp *op, const SaValue *v) {
+    SaConst *c = (SaConst *)(uintptr_t)v->constant; /* ours: the parser made it */
+    if (!c->blob_path)
+        return SA_OK;
+    SaStatus status = bind_const(b, v, c);
+    return status == SA_OK ? SA_OK : located(b->err, status, op, c->blob_path);
 }
 
 /* See mil.h. `p` has passed the check. After a failure some constants may be
@@ -235,14 +265,13 @@ SaStatus sa_program_bind(SaArena *arena, SaProgram *p, const char *directory, si
     for (int i = 0; i < p->n_functions; i++)
         for (int k = 0; k < p->functions[i].n_ops; k++) {
             const SaOp *op = &p->functions[i].ops[k];
-            if (op->id == SA_OP_GATHER) /* its indices stand above it and are bound by now */
-                SA_TRY(sa_gather_check_indices(op, err));
-            if (op->id != SA_OP_CONST || !op->results[0]->constant->blob_path)
-                continue;
-            SaConst *c = (SaConst *)(uintptr_t)op->results[0]->constant; /* ours: the parser made it */
-            SaStatus status = bind_const(&b, op->results[0], c);
-            if (status != SA_OK)
-                return located(err, status, op, c->blob_path);
+            if (op->id == SA_OP_CONST)
+                SA_TRY(bind_value(&b, op, op->results[0]));
+            for (int a = 0; a < op->n_args; a++)
+                if (op->args[a].is_attribute)
+                    SA_TRY(bind_value(&b, op, op->args[a].values[0]));
+            if (op->id == SA_OP_GATHER || op->id == SA_OP_GATHER_ALONG_AXIS || op->id == SA_OP_GATHER_ND)
+                SA_TRY(sa_gather_check_indices(op, err)); /* they stand above it and are bound by now */
         }
     if (weight_bytes)
         *weight_bytes = b.total;

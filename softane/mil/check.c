@@ -89,7 +89,7 @@ static SaStatus count_live(SaArena *arena, const SaFunction *f, int *count, SaEr
         bool needed = false;
         for (int k = 0; k < op->n_results; k++)
             needed |= live[op->results[k]->id];
-        if (!needed || op->id == SA_OP_CONST)
+        if (!needed || op->id == SA_OP_CONST || sa_op_is_constexpr(op))
             continue;
         ++*count;
         for (int k = 0; k < op->n_args; k++)
@@ -115,8 +115,12 @@ SaStatus sa_program_check(SaArena *arena, SaProgram *p, const SaLimits *limits, 
         SA_TRY(check_ports(f, limits, err));
         for (int k = 0; k < f->n_ops; k++)
             SA_TRY(check_op(arena, &f->ops[k], limits, err));
-        for (int k = 0; k < f->n_outputs; k++)
+        for (int k = 0; k < f->n_outputs; k++) {
             SA_TRY(check_port(f->outputs[k], "output", err));
+            if (sa_value_is_constant(f->outputs[k])) /* a constexpr; consts are the parser's business */
+                return sa_error_set(err, SA_E_NAME, f->outputs[k]->pos,
+                                    "'%.60s' is no result of an operation: it is optimised away", f->outputs[k]->name);
+        }
         SA_TRY(count_live(arena, f, &live, err));
     }
     p->n_live_ops = live;

@@ -198,11 +198,12 @@ static const char *store_float(const SaToken *t, const Number *n, SaDtype dtype,
  * those of the two's complement. NULL, or the reason against it. */
 static const char *store_int(const Number *n, SaDtype dtype, void *dst, SaStatus *code) {
     uint64_t v = 0, most;
-    bool is_signed = dtype == SA_INT8 || dtype == SA_INT16 || dtype == SA_INT32;
+    bool is_signed = dtype == SA_INT8 || dtype == SA_INT16 || dtype == SA_INT32 || dtype == SA_INT4;
+    int bits = sa_dtype_bits(dtype);
     size_t bytes = sa_dtype_bytes(dtype);
     if (n->fraction || n->exponent)
         return "an integer is needed";
-    most = bytes == 8 ? UINT64_MAX : ((uint64_t)1 << (8 * bytes - (is_signed ? 1 : 0))) - 1;
+    most = bits == 64 ? UINT64_MAX : ((uint64_t)1 << (bits - (is_signed ? 1 : 0))) - 1;
     bool fits = number_magnitude(n, &v);
     if (n->minus)
         fits = fits && (is_signed ? v <= most + 1 : v == 0);

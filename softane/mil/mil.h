@@ -5,8 +5,12 @@
  *   parse.c    tokens -> SaProgram (grammar only: no shapes, no limits);
  *              parse_value.c types and constants, literal.c single numbers
  *   value.c    types, and the operands of an operation
- *   optable.c  the one table of operations: operands, rules
- *   type.c     infers every result type; type_math.c, type_shape.c the rules
+ *   optable.c  the one table of operations: operands, rules, documentation;
+ *              refused.c names that are known and refused
+ *   type.c     infers every result type; the rules are in type_math.c,
+ *              type_window.c (conv, pools), type_shape.c, type_image.c,
+ *              type_index.c and type_const.c
+ *   constexpr.c  compressed weights -> plain ones
  *   check.c    validator: named constants, live outputs, device limits
  *   blob.c     weight files: container with bounds checks -> constant bytes
  *   print.c    SaProgram -> text (round trip)
@@ -20,18 +24,23 @@
 /* ============================== Types ===================================== */
 
 #define SA_MAX_RANK 5
+#define SA_DEEP_RANK 7 /* of constants only: lookup tables have two axes more than the weights */
 
+/* The small integers exist in constants only; in memory each element has a
+ * byte, in a weight file they are packed. */
 typedef enum {
-    SA_FP16 = 1, SA_FP32, SA_INT8, SA_UINT8, SA_INT16, SA_UINT16, SA_INT32, SA_UINT64, SA_BOOL, SA_STRING
+    SA_FP16 = 1, SA_FP32, SA_INT8, SA_UINT8, SA_INT16, SA_UINT16, SA_INT32, SA_UINT32, SA_UINT64, SA_BOOL,
+    SA_INT4, SA_UINT1, SA_UINT2, SA_UINT3, SA_UINT4, SA_UINT6, SA_STRING
 } SaDtype;
 
 typedef struct {
     SaDtype dtype;
-    int rank;                  /* 0 = scalar */
-    int64_t dim[SA_MAX_RANK];  /* outermost first, each >= 1 */
+    int rank;                   /* 0 = scalar; above SA_MAX_RANK for constants only */
+    int64_t dim[SA_DEEP_RANK];  /* outermost first, each >= 1 */
 } SaType;
 
-size_t sa_dtype_bytes(SaDtype t);        /* 2 for fp16 … 0 for string */
+size_t sa_dtype_bytes(SaDtype t);        /* in memory: 2 for fp16 … 0 for string */
+int sa_dtype_bits(SaDtype t);            /* in a weight file: 4 for int4, else 8 * bytes */
 const char *sa_dtype_name(SaDtype t);    /* "fp16" */
 int64_t sa_type_count(const SaType *t);  /* elements; 1 for a scalar. Types that passed the parser never overflow */
 bool sa_type_equal(const SaType *a, const SaType *b);
@@ -61,7 +70,29 @@ void sa_type_format(const SaType *t, char *buf, size_t cap); /* "tensor<fp16, [1
     X(SOFTMAX, "softmax") X(LAYER_NORM, "layer_norm") X(L2_NORM, "l2_norm") \
     X(RESHAPE, "reshape") X(TRANSPOSE, "transpose") X(EXPAND_DIMS, "expand_dims") X(SQUEEZE, "squeeze") X(IDENTITY, "identity") \
     X(SLICE_BY_SIZE, "slice_by_size") X(SLICE_BY_INDEX, "slice_by_index") X(CONCAT, "concat") X(SPLIT, "split") X(STACK, "stack") \
-    X(PAD, "pad") X(TILE, "tile") X(REVERSE, "reverse") X(GATHER, "gather") X(CAST, "cast")
+    X(PAD, "pad") X(TILE, "tile") X(REVERSE, "reverse") X(GATHER, "gather") X(CAST, "cast") \
+    X(TAN, "tan") X(ASIN, "asin") X(ACOS, "acos") X(SINH, "sinh") X(COSH, "cosh") X(ATANH, "atanh") \
+    X(CLAMPED_RELU, "clamped_relu") X(LINEAR_ACTIVATION, "linear_activation") X(THRESHOLDED_RELU, "thresholded_relu") \
+    X(SOFTPLUS_PARAMETRIC, "softplus_parametric") \
+    X(CONV_TRANSPOSE, "conv_transpose") X(EINSUM, "einsum") \
+    X(SCALED_DOT_PRODUCT_ATTENTION, "scaled_dot_product_attention") \
+    X(MAX_POOL, "max_pool") X(AVG_POOL, "avg_pool") X(L2_POOL, "l2_pool") \
+    X(BATCH_NORM, "batch_norm") X(INSTANCE_NORM, "instance_norm") X(LOCAL_RESPONSE_NORM, "local_response_norm") \
+    X(REDUCE_ARGMAX, "reduce_argmax") X(REDUCE_ARGMIN, "reduce_argmin") X(CUMSUM, "cumsum") \
+    X(TOPK, "topk") X(ARGSORT, "argsort") \
+    X(UPSAMPLE_NEAREST_NEIGHBOR, "upsample_nearest_neighbor") X(UPSAMPLE_BILINEAR, "upsample_bilinear") \
+    X(RESIZE_NEAREST_NEIGHBOR, "resize_nearest_neighbor") X(RESIZE_BILINEAR, "resize_bilinear") X(RESIZE, "resize") \
+    X(CROP, "crop") X(SPACE_TO_DEPTH, "space_to_depth") X(DEPTH_TO_SPACE, "depth_to_space") \
+    X(PIXEL_SHUFFLE, "pixel_shuffle") X(PIXEL_UNSHUFFLE, "pixel_unshuffle") \
+    X(SPACE_TO_BATCH, "space_to_batch") X(BATCH_TO_SPACE, "batch_to_space") \
+    X(SLIDING_WINDOWS, "sliding_windows") X(FLATTEN2D, "flatten2d") \
+    X(GATHER_ALONG_AXIS, "gather_along_axis") X(GATHER_ND, "gather_nd") \
+    X(ONE_HOT, "one_hot") X(BAND_PART, "band_part") X(FILL, "fill") X(FILL_LIKE, "fill_like") X(RANGE_1D, "range_1d") \
+    X(QUANTIZE, "quantize") X(DEQUANTIZE, "dequantize") \
+    X(CONSTEXPR_AFFINE_DEQUANTIZE, "constexpr_affine_dequantize") \
+    X(CONSTEXPR_BLOCKWISE_SHIFT_SCALE, "constexpr_blockwise_shift_scale") \
+    X(CONSTEXPR_LUT_TO_DENSE, "constexpr_lut_to_dense") X(CONSTEXPR_SPARSE_TO_DENSE, "constexpr_sparse_to_dense") \
+    X(CONSTEXPR_CAST, "constexpr_cast")
 
 typedef enum {
 #define SA_OP_ENUM(id, name) SA_OP_##id,
@@ -98,6 +129,7 @@ typedef struct {
     SaValue **values;
     int count;               /* 1, or the length of a tuple */
     bool is_tuple;
+    bool is_attribute;       /* given in the list behind the operation: one constant, without a name */
     SaPos pos;
 } SaArg;
 
@@ -160,6 +192,31 @@ typedef struct {
 } SaSlice;
 bool sa_op_slice(const SaOp *op, SaSlice *out);
 
+/* The windows of a convolution or pool along its spatial axes; for
+ * conv_transpose `before` and `after` are what is cut off the full result
+ * (`after` may be negative: zeros are added). For operations that passed. */
+typedef struct {
+    int n;
+    int64_t in[3], out[3], kernel[3], stride[3], dilation[3], before[3], after[3];
+} SaWindow;
+bool sa_op_window(const SaOp *op, SaWindow *out);
+
+/* Where position i of a resized axis lies between the elements of the old one:
+ * `mode` is a sampling mode of resize_bilinear. */
+double sa_grid_point(const char *mode, int64_t i, int64_t in, int64_t out);
+const char *sa_op_sampling(const SaOp *op); /* that mode, of any bilinear operation */
+
+/* A scalar of any numeric dtype or bool. */
+bool sa_op_number(const SaOp *op, const char *key, double *out, SaDtype *dtype);
+
+/* Known before a run: a const, or the result of a constexpr operation. */
+bool sa_value_is_constant(const SaValue *v);
+bool sa_op_is_constexpr(const SaOp *op);
+/* What a constexpr operation stands for, as floats of its result's dtype;
+ * `out` has room for sa_type_count of it. SA_E_OPERAND when data are missing
+ * or do not fit each other. */
+SaStatus sa_constexpr_decode(const SaOp *op, float *out, SaError *err);
+
 const char *sa_op_name(SaOpId id);
 bool sa_op_lookup(const char *name, SaOpId *out);
 
@@ -175,6 +232,7 @@ typedef struct {
     int max_ops;               /* per function [65536] */
     int max_ports;             /* inputs or outputs [255] */
     bool allow_dialect_a, allow_dialect_b;
+    bool allow_refused;        /* operations and forms the engine was seen to refuse [false] */
 } SaLimits;
 void sa_limits_default(SaLimits *out);
 

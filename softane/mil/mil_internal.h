@@ -5,8 +5,9 @@
  *   lex.c                        SaLexer, SaToken
  *   literal.c                    text of one literal -> bytes
  *   parse.c, parse_value.c       SaParser
- *   optable.c                    SaOpSpec
- *   type.c, type_*.c             SaRuleCtx and the rules */
+ *   optable.c, refused.c         SaOpSpec
+ *   type.c, type_*.c             SaRuleCtx and the rules
+ *   constexpr.c                  compressed constants */
 #ifndef SA_MIL_INTERNAL_H
 #define SA_MIL_INTERNAL_H
 
@@ -66,6 +67,7 @@ typedef struct {
     const SaLimits *limits;
     SaError *err;
     char dialect;
+    SaPos deep;                              /* the last type read: of its axis above SA_MAX_RANK, or 0:0 */
     SaVec ops, values, args, tuple, results; /* of the function or statement being read */
     SaValue **table;                         /* identifiers: open addressing */
     size_t table_cap, table_used;
@@ -96,6 +98,8 @@ typedef enum {
     SA_ARG_INT,      /* named scalar constants … */
     SA_ARG_INTS,     /* … and vectors */
     SA_ARG_BOOL, SA_ARG_MASK, SA_ARG_FLOAT, SA_ARG_STRING,
+    SA_ARG_NUMBER,   /* a scalar constant of any dtype in `dtypes` */
+    SA_ARG_PAIRS,    /* int32 [n, 2] constant */
     SA_ARG_REFUSED   /* known to Core ML, refused by the engine */
 } SaArgKind;
 
@@ -105,18 +109,41 @@ typedef struct {
     bool required;
     unsigned dtypes;      /* bits 1 << SaDtype; tensors only */
     const char *hint;     /* of a refused operand */
+    const char *absent;   /* what an absent one means: "1 each", "-1" */
+    const char *shape;    /* of a tensor that must fit others: "[C]" */
+    const char *choices;  /* of a string: "valid|same|custom" */
+    bool deep;            /* may have a rank above SA_MAX_RANK */
 } SaOperandSpec;
 
 typedef struct SaRuleCtx SaRuleCtx;
-typedef SaStatus (*SaRule)(SaRuleCtx *c);
+typedef SaStatus SaRule_(SaRuleCtx *c);
+typedef SaRule_ *SaRule;
 
-enum { SA_MAX_OPERANDS = 8 };
+enum { SA_MAX_OPERANDS = 10 };
+enum {
+    SA_SPEC_REFUSED = 1,     /* the engine refuses it: E_OP unless limits say otherwise */
+    SA_SPEC_CONSTEXPR = 2,   /* a compressed constant; operands may be attributes */
+    SA_SPEC_MANY = 4         /* may have more than one result */
+};
 typedef struct {
     SaRule rule;
+    const char *group;                       /* heading of the documentation */
     SaOperandSpec operands[SA_MAX_OPERANDS]; /* ended by key NULL when shorter */
+    const char *shape;                       /* of the result, in words */
+    const char *doc;                         /* what it computes */
+    const char *source;                      /* grade and origin of what is claimed */
+    const char *hint;                        /* of a refused operation: what to write instead */
+    unsigned flags;
 } SaOpSpec;
 
 const SaOpSpec *sa_op_spec(SaOpId id); /* NULL for const */
+
+/* refused.c: operations of Core ML that softane knows by name only. */
+typedef struct {
+    const char *name, *reason, *source;
+} SaRefusedOp;
+const SaRefusedOp *sa_op_refused(const char *name);  /* or NULL */
+const SaRefusedOp *sa_op_refused_at(int i);          /* NULL past the last */
 
 /* What a rule sees. It writes out[0 .. op->n_results - 1] and may assume that
  * all required operands are there and of the listed kinds and dtypes. */
@@ -129,8 +156,10 @@ struct SaRuleCtx {
 
 /* ============================== Rules ===================================== */
 
-/* Check one operation: operands against the table, then its rule. */
+/* Check one operation: operands against the table, then its rule, then the
+ * declared types against the inferred ones. sa_op_types leaves out the last. */
 SaStatus sa_op_infer(SaRuleCtx *c);
+SaStatus sa_op_types(SaRuleCtx *c);
 
 SaStatus sa_rule_fail(SaRuleCtx *c, SaStatus code, const char *key, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -141,7 +170,18 @@ SaStatus sa_rule_axis(SaRuleCtx *c, const char *key, int64_t axis, int rank, int
 SaStatus sa_rule_axes(SaRuleCtx *c, const char *key, int rank, unsigned *mask);
 /* Exactly `want` integers of an operand that is there. */
 SaStatus sa_rule_ints(SaRuleCtx *c, const char *key, int64_t *out, int want);
-SaStatus sa_rule_one_of(SaRuleCtx *c, const char *key, const char *const *words);
+/* `what` integers of an operand, each in [lo, hi]; absent: `absent` for all. */
+SaStatus sa_rule_ints_in(SaRuleCtx *c, const char *key, int n, int64_t lo, int64_t hi, int64_t absent, int64_t *out);
+/* A scalar integer in [lo, hi]; absent: `absent`. */
+SaStatus sa_rule_int_in(SaRuleCtx *c, const char *key, int64_t lo, int64_t hi, int64_t absent, int64_t *out);
+/* The rank of x lies in [lo, hi]. */
+SaStatus sa_rule_rank(SaRuleCtx *c, const char *key, int lo, int hi);
+/* An optional vector of `n` elements. */
+SaStatus sa_rule_vector(SaRuleCtx *c, const char *key, int64_t n);
+/* Is `word` one of "a|b|c"? */
+bool sa_word_in(const char *choices, const char *word);
+/* The result gets the dtype of that name. */
+SaStatus sa_rule_dtype(SaRuleCtx *c, const char *name);
 /* NumPy broadcast of the first `rank_a`, `rank_b` axes; false when they do not fit. */
 bool sa_dims_broadcast(const int64_t *a, int rank_a, const int64_t *b, int rank_b, int64_t *out, int *rank);
 /* The i-th integer of a constant; false for blobs, floats or out of range. */
@@ -152,7 +192,6 @@ SaStatus sa_rule_binary(SaRuleCtx *c);
 SaStatus sa_rule_compare(SaRuleCtx *c);
 SaStatus sa_rule_select(SaRuleCtx *c);
 SaStatus sa_rule_clip(SaRuleCtx *c);
-SaStatus sa_rule_gelu(SaRuleCtx *c);
 SaStatus sa_rule_prelu(SaRuleCtx *c);
 SaStatus sa_rule_reduce(SaRuleCtx *c);
 SaStatus sa_rule_softmax(SaRuleCtx *c);
@@ -176,7 +215,16 @@ SaStatus sa_rule_tile(SaRuleCtx *c);
 SaStatus sa_rule_reverse(SaRuleCtx *c);
 SaStatus sa_rule_gather(SaRuleCtx *c);
 
+/* type_window.c, type_image.c, type_index.c, type_const.c */
+SaRule_ sa_rule_conv_transpose, sa_rule_pool, sa_rule_resize, sa_rule_resize_to, sa_rule_upsample, sa_rule_crop, sa_rule_shuffle,
+    sa_rule_space_batch, sa_rule_windows, sa_rule_flatten2d, sa_rule_channel_norm, sa_rule_lrn, sa_rule_channel_vectors,
+    sa_rule_argmax, sa_rule_along, sa_rule_topk, sa_rule_argsort, sa_rule_gather_along_axis, sa_rule_gather_nd,
+    sa_rule_one_hot, sa_rule_band_part, sa_rule_fill, sa_rule_fill_like, sa_rule_range, sa_rule_einsum, sa_rule_attention,
+    sa_rule_quantize, sa_rule_dequantize, sa_rule_affine, sa_rule_blockwise, sa_rule_lut, sa_rule_sparse, sa_rule_constexpr_cast;
+
 /* Constant indices of a gather against the axis; also used once blobs are read. */
 SaStatus sa_gather_check_indices(const SaOp *op, SaError *err);
+/* The engine has no gather by computed indices. */
+SaStatus sa_rule_static_indices(SaRuleCtx *c);
 
 #endif

@@ -234,11 +234,9 @@ static SaStatus inline_scalar(SaParser *ps, const SaToken *op_name, const SaToke
     return SA_OK;
 }
 
-/* kw := ID "=" (ID | "(" ID ("," ID)* ")" | inline scalar) */
-static SaStatus operand(SaParser *ps, const SaToken *op_name) {
+/* A new operand of the statement; its key is the token that comes next. */
+static SaStatus arg_new(SaParser *ps, const SaToken *op_name, SaArg **out) {
     const SaToken key = ps->lx.tok;
-    if (key.kind != SA_TOK_ID)
-        return sa_parser_expected(ps, "an operand");
     for (int i = 0; i < ps->args.count; i++)
         if (sa_token_is(&key, ((SaArg *)ps->args.items)[i].key))
             return fail_op(ps, SA_E_OPERAND, key.pos, op_name, "operand given twice");
@@ -251,7 +249,17 @@ static SaStatus operand(SaParser *ps, const SaToken *op_name) {
     a->key = name;
     a->pos = key.pos;
     SA_TRY(sa_lex_next(&ps->lx));
-    SA_TRY(sa_parser_take(ps, '=', "'='"));
+    *out = a;
+    return sa_parser_take(ps, '=', "'='");
+}
+
+/* kw := ID "=" (ID | "(" ID ("," ID)* ")" | inline scalar) */
+static SaStatus operand(SaParser *ps, const SaToken *op_name) {
+    const SaToken key = ps->lx.tok;
+    if (key.kind != SA_TOK_ID)
+        return sa_parser_expected(ps, "an operand");
+    SaArg *a = NULL;
+    SA_TRY(arg_new(ps, op_name, &a));
     ps->tuple.count = 0;
     SaValue *v;
     if (ps->lx.tok.kind == '(') {
@@ -285,12 +293,36 @@ typedef struct {
     SaPos value_pos;
 } Attributes;
 
-/* attr := ID "=" VALUE          name and val; the others belong to operations that softane lacks */
-static SaStatus attribute(SaParser *ps, const SaToken *op_name, bool is_const, Attributes *at) {
+/* An operand of a constexpr operation, given as an attribute: a constant that
+ * has no name in the scope. */
+static SaStatus operand_attribute(SaParser *ps, const SaToken *op_name) {
+    SaArg *a = NULL;
+    SaType type;
+    SaConst *c;
+    SA_TRY(arg_new(ps, op_name, &a));
+    SaPos pos = ps->lx.tok.pos;
+    SA_TRY(sa_parse_value(ps, &type, &c));
+    SaValue *v = value_new(ps, type, pos);
+    a->values = sa_arena_alloc(ps->arena, sizeof *a->values);
+    if (!v || !a->values)
+        return sa_parser_memory(ps);
+    v->name = a->key;
+    v->constant = c;
+    a->values[0] = v;
+    a->count = 1;
+    a->is_attribute = true;
+    return SA_OK;
+}
+
+/* attr := ID "=" VALUE          name; val of const; the operands of constexpr operations */
+static SaStatus attribute(SaParser *ps, const SaToken *op_name, SaOpId id, Attributes *at) {
     const SaToken key = ps->lx.tok;
-    bool name = sa_token_is(&key, "name"), val = is_const && sa_token_is(&key, "val");
+    const SaOpSpec *spec = sa_op_spec(id);
+    bool name = sa_token_is(&key, "name"), val = id == SA_OP_CONST && sa_token_is(&key, "val");
     if (key.kind != SA_TOK_ID)
         return sa_parser_expected(ps, "an attribute");
+    if (!name && spec && (spec->flags & SA_SPEC_CONSTEXPR))
+        return operand_attribute(ps, op_name);
     if (!name && !val)
         return fail_op(ps, SA_E_OPERAND, key.pos, op_name, "unknown attribute");
     if ((name && at->name) || (val && at->value))
@@ -303,13 +335,18 @@ static SaStatus attribute(SaParser *ps, const SaToken *op_name, bool is_const, A
     return sa_parse_value(ps, &at->type, &at->value);
 }
 
-/* results := TYPE ID ("," TYPE ID)* */
-static SaStatus results(SaParser *ps) {
+/* results := TYPE ID ("," TYPE ID)*
+ *
+ * *deep gets the place of an axis above SA_MAX_RANK, which only consts have. */
+static SaStatus results(SaParser *ps, SaPos *deep) {
     ps->results.count = 0;
+    *deep = (SaPos){0, 0};
     for (;;) {
         SaType type;
         SA_TRY(sa_parse_type(ps, &type));
         SaPos pos = ps->lx.tok.pos;
+        if (ps->deep.line && !deep->line)
+            *deep = ps->deep;
         const char *name = NULL;
         SA_TRY(identifier(ps, "the name of a result", &name));
         SaValue *v = value_new(ps, type, pos);
@@ -342,9 +379,20 @@ static SaStatus finish_const(SaParser *ps, const SaToken *op_name, const Attribu
     return SA_OK;
 }
 
+static SaStatus too_deep(SaParser *ps, SaPos pos) {
+    return sa_parser_fail(ps, SA_E_LIMIT, pos, "rank above %d", SA_MAX_RANK);
+}
+
+/* Not in the table: never heard of, or known to be of no use. */
+static SaStatus unknown_op(SaParser *ps, const SaToken *op_name, const char *name) {
+    const SaRefusedOp *r = sa_op_refused(name);
+    return fail_op(ps, SA_E_OP, op_name->pos, op_name, r ? r->reason : "unknown operation");
+}
+
 /* stmt := results "=" OP "(" (kw ("," kw)*)? ")" "[" attr ("," attr)* "]" ";" */
 static SaStatus statement(SaParser *ps) {
-    SA_TRY(results(ps));
+    SaPos deep;
+    SA_TRY(results(ps, &deep));
     SA_TRY(sa_parser_take(ps, '=', "'='"));
     const SaToken op_name = ps->lx.tok;
     char name[64] = ""; /* longer words are no operations */
@@ -354,7 +402,9 @@ static SaStatus statement(SaParser *ps) {
     if (op_name.length < sizeof name)
         memcpy(name, op_name.at, op_name.length);
     if (!sa_op_lookup(name, &id))
-        return fail_op(ps, SA_E_OP, op_name.pos, &op_name, "unknown operation");
+        return unknown_op(ps, &op_name, name);
+    if (deep.line && id != SA_OP_CONST)
+        return too_deep(ps, deep);
     SA_TRY(sa_lex_next(&ps->lx));
 
     SA_TRY(sa_parser_take(ps, '(', "'('"));
@@ -374,7 +424,7 @@ static SaStatus statement(SaParser *ps) {
         return fail_op(ps, SA_E_SYNTAX, ps->lx.tok.pos, &op_name, "expected [name=…] after the operands");
     do {
         SA_TRY(sa_lex_next(&ps->lx));
-        SA_TRY(attribute(ps, &op_name, id == SA_OP_CONST, &at));
+        SA_TRY(attribute(ps, &op_name, id, &at));
     } while (ps->lx.tok.kind == ',');
     SA_TRY(sa_parser_take(ps, ']', "',' or ']'"));
     SA_TRY(sa_parser_take(ps, ';', "';'"));
@@ -403,8 +453,11 @@ static SaStatus statement(SaParser *ps) {
 static SaStatus parameters(SaParser *ps, SaFunction *f) {
     SA_TRY(sa_parser_take(ps, '(', "'('"));
     ps->results.count = 0;
+    SaPos deep = {0, 0};
     if (ps->lx.tok.kind != ')')
-        SA_TRY(results(ps));
+        SA_TRY(results(ps, &deep));
+    if (deep.line)
+        return too_deep(ps, deep);
     SA_TRY(sa_parser_take(ps, ')', "',' or ')'"));
     f->n_params = ps->results.count;
     f->params = vec_copy(ps, &ps->results);

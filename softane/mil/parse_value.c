@@ -58,8 +58,10 @@ static SaStatus dims(SaParser *ps, SaType *out) {
     while (ps->lx.tok.kind != ']') {
         SaPos pos = ps->lx.tok.pos;
         int64_t d = 0;
-        if (out->rank == SA_MAX_RANK)
-            return sa_parser_fail(ps, SA_E_LIMIT, pos, "rank above %d", SA_MAX_RANK);
+        if (out->rank == SA_MAX_RANK) /* for constants only: the caller decides */
+            ps->deep = pos;
+        if (out->rank == SA_DEEP_RANK)
+            return sa_parser_fail(ps, SA_E_LIMIT, pos, "rank above %d", SA_DEEP_RANK);
         SA_TRY(dim(ps, &d));
         if (d > SA_MAX_COUNT / count)
             return sa_parser_fail(ps, SA_E_LIMIT, pos, "more than 2^40 elements");
@@ -82,6 +84,7 @@ static SaStatus dims(SaParser *ps, SaType *out) {
 SaStatus sa_parse_type(SaParser *ps, SaType *out) {
     SaPos pos = ps->lx.tok.pos;
     memset(out, 0, sizeof *out);
+    ps->deep = (SaPos){0, 0};
     bool spelled = sa_token_is(&ps->lx.tok, "tensor");
     if (spelled) {
         SA_TRY(sa_lex_next(&ps->lx));
@@ -168,7 +171,7 @@ typedef struct {
 /* list := "[" (lit ("," lit)* | list ("," list)*) "]"
  *
  * `level` is the axis this list runs along; a flat list stands for all axes.
- * Recursion ends at SA_MAX_RANK. */
+ * Recursion ends at SA_DEEP_RANK. */
 static SaStatus list(SaParser *ps, List *l, int level) {
     if (SA_FAILPOINT("parse.depth"))
         return sa_parser_fail(ps, SA_E_INJECTED, ps->lx.tok.pos, "failpoint parse.depth");

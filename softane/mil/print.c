@@ -210,12 +210,21 @@ static void put_op(Out *o, const SaOp *op) {
     put(o, " = ");
     put(o, sa_op_name(op->id));
     put(o, "(");
-    for (int i = 0; i < op->n_args; i++) {
-        put(o, i ? ", " : "");
+    for (int i = 0, n = 0; i < op->n_args; i++) {
+        if (op->args[i].is_attribute)
+            continue;
+        put(o, n++ ? ", " : "");
         put_arg(o, &op->args[i]);
     }
     put(o, ")[name=");
     put_string(o, op->label);
+    for (int i = 0; i < op->n_args; i++)
+        if (op->args[i].is_attribute) {
+            put(o, ", ");
+            put(o, op->args[i].key);
+            put(o, "=");
+            put_value(o, op->args[i].values[0]);
+        }
     if (op->id == SA_OP_CONST) {
         put(o, ", val=");
         put_value(o, op->results[0]);

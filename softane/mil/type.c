@@ -4,7 +4,7 @@
  *
  * Operands first (known, present, of the right kind), then the rule of the
  * operation, then the comparison with the declared types. The rules live in
- * type_math.c and type_shape.c; the helpers they share are here. */
+ * the other type_*.c; the helpers they share are here. */
 #include "mil_internal.h"
 
 #include <stdarg.h>
@@ -43,6 +43,8 @@ static const char *const kind_names[] = {
     [SA_ARG_MASK] = "a bool vector const",
     [SA_ARG_FLOAT] = "an fp16 or fp32 scalar const",
     [SA_ARG_STRING] = "a string const",
+    [SA_ARG_NUMBER] = "a scalar const",
+    [SA_ARG_PAIRS] = "an int32 [n, 2] const",
     [SA_ARG_REFUSED] = "nothing",
 };
 
@@ -55,12 +57,15 @@ static void mask_format(unsigned mask, char *buf, size_t cap) {
             n += (size_t)snprintf(buf + n, cap - n, "%s%s", n ? " or " : "", sa_dtype_name((SaDtype)d));
 }
 
-/* Does a value fit one of the scalar and vector kinds? */
+/* Does a constant fit one of the scalar and vector kinds? */
 static bool kind_fits(const SaOp *op, const SaOperandSpec *s) {
     int64_t i;
     bool b;
     float f;
+    double n;
+    SaDtype d;
     const char *t;
+    const SaValue *v = sa_op_value(op, s->key);
     switch (s->kind) {
     case SA_ARG_INT: return sa_op_int(op, s->key, &i);
     case SA_ARG_INTS: return sa_op_ints(op, s->key, &i, 1) >= 0;
@@ -68,6 +73,9 @@ static bool kind_fits(const SaOp *op, const SaOperandSpec *s) {
     case SA_ARG_MASK: return sa_op_bools(op, s->key, &b, 1) >= 0;
     case SA_ARG_FLOAT: return sa_op_float(op, s->key, &f);
     case SA_ARG_STRING: return sa_op_string(op, s->key, &t);
+    case SA_ARG_NUMBER: return sa_op_number(op, s->key, &n, &d);
+    case SA_ARG_PAIRS:
+        return !v->constant->blob_path && v->type.dtype == SA_INT32 && v->type.rank == 2 && v->type.dim[1] == 2 && sa_const_int_at(v, 0, &i);
     default: return true;
     }
 }
@@ -75,10 +83,36 @@ static bool kind_fits(const SaOp *op, const SaOperandSpec *s) {
 /* The dtype of a value against the mask of its row. */
 static SaStatus check_dtype(SaRuleCtx *c, const SaOperandSpec *s, const SaValue *v) {
     char want[96];
+    if (v->type.rank > SA_MAX_RANK && !s->deep)
+        return sa_rule_fail(c, SA_E_LIMIT, s->key, "rank %d, at most %d is allowed", v->type.rank, SA_MAX_RANK);
     if (s->dtypes & (1u << v->type.dtype))
         return SA_OK;
     mask_format(s->dtypes, want, sizeof want);
     return sa_rule_fail(c, SA_E_TYPE, s->key, "expected %s, got %s", want, sa_dtype_name(v->type.dtype));
+}
+
+/* Is `word` one of "a|b|c"? */
+bool sa_word_in(const char *choices, const char *word) {
+    size_t n = strlen(word);
+    for (const char *p = choices; n && p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+        if (strncmp(p, word, n) == 0 && (p[n] == '|' || p[n] == '\0'))
+            return true;
+    return false;
+}
+
+/* A string against the words of its row. */
+static SaStatus check_choice(SaRuleCtx *c, const SaOperandSpec *s, const char *word) {
+    char list[200];
+    if (sa_word_in(s->choices, word) && !strchr(word, '|'))
+        return SA_OK;
+    size_t n = 0;
+    for (const char *p = s->choices; *p && n + 3 < sizeof list; p++) {
+        list[n++] = *p == '|' ? ',' : *p;
+        if (*p == '|')
+            list[n++] = ' ';
+    }
+    list[n] = '\0';
+    return sa_rule_fail(c, SA_E_OPERAND, s->key, "expected one of %s; got \"%.40s\"", list, word);
 }
 
 /* One given operand against its row of the table. */
@@ -92,17 +126,19 @@ static SaStatus check_operand(SaRuleCtx *c, const SaOperandSpec *s, const SaArg 
     if (s->kind == SA_ARG_TENSOR || s->kind == SA_ARG_CONST || s->kind == SA_ARG_TUPLE) {
         for (int i = 0; i < a->count; i++)
             SA_TRY(check_dtype(c, s, a->values[i]));
-        if (s->kind == SA_ARG_CONST && !v->constant)
+        if (s->kind == SA_ARG_CONST && !(sa_op_is_constexpr(c->op) ? v->constant != NULL : sa_value_is_constant(v)))
             return sa_rule_fail(c, SA_E_OPERAND, s->key, "expected a const tensor, got the computed '%.60s'", v->name);
         return SA_OK;
     }
-    if (!kind_fits(c->op, s)) {
+    if (!v->constant || !kind_fits(c->op, s)) {
         char got[96];
         sa_type_format(&v->type, got, sizeof got);
         return sa_rule_fail(c, SA_E_OPERAND, s->key, "expected %s, got %s%s", kind_names[s->kind], got,
                             !v->constant ? ", not a const" : v->constant->blob_path ? " from a file" : "");
     }
-    return SA_OK;
+    if (s->kind == SA_ARG_NUMBER)
+        return check_dtype(c, s, v);
+    return s->kind == SA_ARG_STRING && s->choices ? check_choice(c, s, v->constant->string) : SA_OK;
 }
 
 /* The row of an operand, or NULL. */
@@ -176,20 +212,59 @@ SaStatus sa_rule_axes(SaRuleCtx *c, const char *key, int rank, unsigned *mask) {
     return SA_OK;
 }
 
-/* A string operand, when given, must be one of `words` (ended by NULL). */
-SaStatus sa_rule_one_of(SaRuleCtx *c, const char *key, const char *const *words) {
-    const char *got;
-    char list[160] = "";
-    size_t n = 0;
-    if (!sa_op_string(c->op, key, &got))
+/* Exactly n integers, each in [lo, hi]; an absent operand gives `absent` n times. */
+SaStatus sa_rule_ints_in(SaRuleCtx *c, const char *key, int n, int64_t lo, int64_t hi, int64_t absent, int64_t *out) {
+    for (int i = 0; i < n; i++)
+        out[i] = absent;
+    if (!sa_op_arg(c->op, key))
         return SA_OK;
-    for (; *words; words++) {
-        if (strcmp(*words, got) == 0)
-            return SA_OK;
-        if (n < sizeof list)
-            n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", *words);
+    SA_TRY(sa_rule_ints(c, key, out, n));
+    for (int i = 0; i < n; i++) {
+        if (out[i] < lo)
+            return lo == 0 ? sa_rule_fail(c, SA_E_OPERAND, key, "must not be negative, got %lld", (long long)out[i])
+                           : sa_rule_fail(c, SA_E_OPERAND, key, "must be %lld or more, got %lld", (long long)lo, (long long)out[i]);
+        if (out[i] > hi)
+            return sa_rule_fail(c, SA_E_OPERAND, key, "must be %lld or less, got %lld", (long long)hi, (long long)out[i]);
     }
-    return sa_rule_fail(c, SA_E_OPERAND, key, "expected one of %s; got \"%.40s\"", list, got);
+    return SA_OK;
+}
+
+/* A scalar in [lo, hi], or `absent`. */
+SaStatus sa_rule_int_in(SaRuleCtx *c, const char *key, int64_t lo, int64_t hi, int64_t absent, int64_t *out) {
+    *out = absent;
+    if (!sa_op_int(c->op, key, out))
+        return SA_OK;
+    if (*out < lo || *out > hi)
+        return sa_rule_fail(c, SA_E_OPERAND, key, "must lie in %lld … %lld, got %lld", (long long)lo, (long long)hi, (long long)*out);
+    return SA_OK;
+}
+
+/* The rank of an operand lies in [lo, hi]. */
+SaStatus sa_rule_rank(SaRuleCtx *c, const char *key, int lo, int hi) {
+    int rank = sa_rule_type(c, key)->rank;
+    if (rank >= lo && rank <= hi)
+        return SA_OK;
+    if (hi >= SA_MAX_RANK)
+        return sa_rule_fail(c, SA_E_SHAPE, key, "rank %d or more is needed, got %d", lo, rank);
+    if (lo == hi)
+        return sa_rule_fail(c, SA_E_SHAPE, key, "rank %d is needed, got %d", lo, rank);
+    return sa_rule_fail(c, SA_E_SHAPE, key, "rank %d %s %d is needed, got %d", lo, hi == lo + 1 ? "or" : "to", hi, rank);
+}
+
+/* An optional vector of n elements. */
+SaStatus sa_rule_vector(SaRuleCtx *c, const char *key, int64_t n) {
+    const SaType *t = sa_rule_type(c, key);
+    if (!t || (t->rank == 1 && t->dim[0] == n))
+        return SA_OK;
+    return sa_rule_fail(c, SA_E_SHAPE, key, "expected a vector of %lld", (long long)n);
+}
+
+/* Results' first dtype by its word, which the table has admitted. */
+SaStatus sa_rule_dtype(SaRuleCtx *c, const char *name) {
+    for (int d = SA_FP16; d < SA_STRING; d++)
+        if (strcmp(sa_dtype_name((SaDtype)d), name) == 0)
+            c->out[0].dtype = (SaDtype)d;
+    return SA_OK;
 }
 
 /* NumPy broadcast: aligned at the last axis, 1 stretches. */
@@ -224,16 +299,23 @@ static SaStatus compare_results(SaRuleCtx *c) {
     return SA_OK;
 }
 
-/* Check one operation; c->out has room for its results. */
-SaStatus sa_op_infer(SaRuleCtx *c) {
+/* Operands and rule; c->out has room for the results. */
+SaStatus sa_op_types(SaRuleCtx *c) {
     const SaOpSpec *spec = sa_op_spec(c->op->id);
     if (!spec)
         return sa_rule_fail(c, SA_E_OP, NULL, "no rule for this operation");
     if (SA_FAILPOINT("check.rule"))
         return sa_rule_fail(c, SA_E_INJECTED, NULL, "failpoint check.rule");
+    if ((spec->flags & SA_SPEC_REFUSED) && !c->limits->allow_refused)
+        return sa_rule_fail(c, SA_E_OP, NULL, "refused by the engine%s%s", spec->hint ? ": " : "", spec->hint ? spec->hint : "");
     SA_TRY(check_operands(c, spec));
-    if (c->op->n_results != 1 && c->op->id != SA_OP_SPLIT)
+    if (c->op->n_results != 1 && !(spec->flags & SA_SPEC_MANY))
         return sa_rule_fail(c, SA_E_TYPE, NULL, "declared %d results, the operation has one", c->op->n_results);
-    SA_TRY(spec->rule(c));
+    return spec->rule(c);
+}
+
+/* The same, and what the text declares must be what was inferred. */
+SaStatus sa_op_infer(SaRuleCtx *c) {
+    SA_TRY(sa_op_types(c));
     return compare_results(c);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* type_math.c - rules of the operations that compute: products, elementwise,
- * reductions, norms. Each rule may assume what type.c has checked: required
+ * reductions, norms (windows: type_window.c). Each rule may assume what type.c has checked: required
  * operands are there, with the kinds and dtypes of the table. */
 #include "mil_internal.h"
 
@@ -55,13 +55,6 @@ SaStatus sa_rule_clip(SaRuleCtx *c) {
     return sa_rule_same(c);
 }
 
-/* mode must be given by name */
-SaStatus sa_rule_gelu(SaRuleCtx *c) {
-    static const char *const modes[] = {"EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION", NULL};
-    SA_TRY(sa_rule_one_of(c, "mode", modes));
-    return sa_rule_same(c);
-}
-
 /* alpha [C], C = axis 1 of x */
 SaStatus sa_rule_prelu(SaRuleCtx *c) {
     const SaType *x = sa_rule_type(c, "x"), *alpha = sa_rule_type(c, "alpha");
@@ -72,18 +65,12 @@ SaStatus sa_rule_prelu(SaRuleCtx *c) {
     return sa_rule_same(c);
 }
 
-/* Same shape, dtype by name. The engine has no cast to int32. */
+/* Same shape, dtype by name (one of the table's). The engine has no cast to int32. */
 SaStatus sa_rule_cast(SaRuleCtx *c) {
-    static const char *const targets[] = {"fp16", "fp32", "bool", "int8", "uint8", NULL};
-    static const SaDtype dtypes[] = {SA_FP16, SA_FP32, SA_BOOL, SA_INT8, SA_UINT8};
     const char *to = "";
-    SA_TRY(sa_rule_one_of(c, "dtype", targets));
     sa_op_string(c->op, "dtype", &to);
     SA_TRY(sa_rule_same(c));
-    for (int i = 0; targets[i]; i++)
-        if (strcmp(targets[i], to) == 0)
-            c->out[0].dtype = dtypes[i];
-    return SA_OK;
+    return sa_rule_dtype(c, to);
 }
 
 /* ============================== Along axes ================================ */
@@ -147,107 +134,6 @@ SaStatus sa_rule_l2_norm(SaRuleCtx *c) {
     if (sa_rule_type(c, "x")->rank < 3)
         return sa_rule_fail(c, SA_E_SHAPE, "x", "rank 3 or more is needed, got %d", sa_rule_type(c, "x")->rank);
     return sa_rule_same(c);
-}
-
-/* ============================== Convolution =============================== */
-
-/* The window of a convolution along its spatial axes. */
-typedef struct {
-    int n; /* spatial axes: 1 or 2 */
-    int64_t stride[2], dilation[2], pad[4];
-    const char *pad_type;
-} Window;
-
-/* Optional positive integers, one per spatial axis; default 1. */
-static SaStatus window_ints(SaRuleCtx *c, const char *key, int n, int64_t *out) {
-    for (int i = 0; i < n; i++)
-        out[i] = 1;
-    if (!sa_op_arg(c->op, key))
-        return SA_OK;
-    SA_TRY(sa_rule_ints(c, key, out, n));
-    for (int i = 0; i < n; i++)
-        if (out[i] < 1)
-            return sa_rule_fail(c, SA_E_OPERAND, key, "must be 1 or more, got %lld", (long long)out[i]);
-    return SA_OK;
-}
-
-/* Strides, dilations and padding. `pad` counts for pad_type "custom" only, but
- * must always be well-formed. */
-static SaStatus window_read(SaRuleCtx *c, Window *w) {
-    static const char *const types[] = {"valid", "custom", "same", NULL};
-    w->pad_type = "valid";
-    SA_TRY(sa_rule_one_of(c, "pad_type", types));
-    sa_op_string(c->op, "pad_type", &w->pad_type);
-    SA_TRY(window_ints(c, "strides", w->n, w->stride));
-    SA_TRY(window_ints(c, "dilations", w->n, w->dilation));
-    bool custom = strcmp(w->pad_type, "custom") == 0;
-    if (sa_op_arg(c->op, "pad")) {
-        SA_TRY(sa_rule_ints(c, "pad", w->pad, 2 * w->n));
-        for (int i = 0; i < 2 * w->n; i++)
-            if (w->pad[i] < 0)
-                return sa_rule_fail(c, SA_E_OPERAND, "pad", "must not be negative, got %lld", (long long)w->pad[i]);
-    } else if (custom) {
-        return sa_rule_fail(c, SA_E_OPERAND, "pad", "missing, pad_type \"custom\" needs it");
-    }
-    if (!custom)
-        memset(w->pad, 0, sizeof w->pad);
-    return SA_OK;
-}
-
-/* One spatial axis: floor((in + pads - dilation (k-1) - 1) / stride) + 1, or
- * ceil(in / stride) for "same". All terms stay below 2^63: dims and operands
- * are at most 2^31 and the product is checked. */
-static SaStatus window_size(SaRuleCtx *c, const Window *w, int i, int64_t in, int64_t k, int64_t *out) {
-    if (strcmp(w->pad_type, "same") == 0) {
-        *out = (in - 1) / w->stride[i] + 1;
-        return SA_OK;
-    }
-    int64_t span, room;
-    if (__builtin_mul_overflow(w->dilation[i], k - 1, &span) ||
-        __builtin_add_overflow(in, w->pad[2 * i], &room) ||
-        __builtin_add_overflow(room, w->pad[2 * i + 1], &room))
-        return sa_rule_fail(c, SA_E_LIMIT, NULL, "window too large");
-    if (span >= room)
-        return sa_rule_fail(c, SA_E_SHAPE, "weight", "a window of %lld does not fit into %lld", (long long)span + 1,
-                            (long long)room);
-    *out = (room - span - 1) / w->stride[i] + 1;
-    return SA_OK;
-}
-
-/* x [N, C, (H,) W] · weight [O, C/groups, (kh,) kw] -> [N, O, …] */
-SaStatus sa_rule_conv(SaRuleCtx *c) {
-    const SaType *x = sa_rule_type(c, "x"), *weight = sa_rule_type(c, "weight");
-    bool baked = sa_op_value(c->op, "weight")->constant != NULL;
-    int64_t groups = 1;
-    if (x->rank != 3 && x->rank != 4)
-        return sa_rule_fail(c, SA_E_SHAPE, "x", "rank 3 or 4 is needed, got %d", x->rank);
-    if (weight->rank != x->rank)
-        return sa_rule_fail(c, SA_E_SHAPE, "weight", "rank %d is needed, got %d", x->rank, weight->rank);
-    sa_op_int(c->op, "groups", &groups);
-    if (groups < 1 || x->dim[1] % groups || weight->dim[0] % groups)
-        return sa_rule_fail(c, SA_E_SHAPE, "groups", "%lld groups do not divide %lld input and %lld output channels",
-                            (long long)groups, (long long)x->dim[1], (long long)weight->dim[0]);
-    if (weight->dim[1] != x->dim[1] / groups)
-        return sa_rule_fail(c, SA_E_SHAPE, "weight", "has %lld input channels per group, expected %lld",
-                            (long long)weight->dim[1], (long long)(x->dim[1] / groups));
-    if (x->dim[1] > c->limits->max_conv_in)
-        return sa_rule_fail(c, SA_E_LIMIT, "x", "%lld input channels, at most %lld are allowed", (long long)x->dim[1],
-                            (long long)c->limits->max_conv_in);
-    if (weight->dim[weight->rank - 1] > c->limits->max_kernel_width)
-        return sa_rule_fail(c, SA_E_LIMIT, "weight", "kernel width %lld, at most %lld is allowed",
-                            (long long)weight->dim[weight->rank - 1], (long long)c->limits->max_kernel_width);
-    /* weights computed at run time pass through another path of the engine */
-    if (!baked && (groups != 1 || x->dim[0] != 1)) /* facts: refused by the engine */
-        return sa_rule_fail(c, SA_E_LIMIT, "weight", "a computed weight needs groups 1 and batch 1");
-
-    /* channels fit; now the window along each spatial axis */
-    Window w = {.n = x->rank - 2};
-    SA_TRY(window_read(c, &w));
-    c->out[0] = *x;
-    c->out[0].dim[1] = weight->dim[0];
-    for (int i = 0; i < w.n; i++)
-        SA_TRY(window_size(c, &w, i, x->dim[2 + i], weight->dim[2 + i], &c->out[0].dim[2 + i]));
-    return SA_OK;
 }
 
 /* ============================== Products ================================== */

@@ -334,14 +334,12 @@ SaStatus sa_rule_split(SaRuleCtx *c) {
 
 /* pad: (before, after) of the last axes */
 SaStatus sa_rule_pad(SaRuleCtx *c) {
-    static const char *const modes[] = {"constant", "reflect", "replicate", NULL};
     const SaType *x = sa_rule_type(c, "x");
     int64_t n = sa_rule_type(c, "pad")->dim[0], pad[2 * SA_MAX_RANK];
     const char *mode = "constant";
     if (n % 2 || n > 2 * x->rank)
         return sa_rule_fail(c, SA_E_SHAPE, "pad", "expected two elements per padded axis, got %lld", (long long)n);
     SA_TRY(sa_rule_ints(c, "pad", pad, (int)n));
-    SA_TRY(sa_rule_one_of(c, "mode", modes));
     sa_op_string(c->op, "mode", &mode);
     bool reflect = strcmp(mode, "reflect") == 0;
     c->out[0] = *x;
@@ -383,15 +381,22 @@ SaStatus sa_rule_reverse(SaRuleCtx *c) {
 SaStatus sa_gather_check_indices(const SaOp *op, SaError *err) {
     const SaValue *x = sa_op_value(op, "x"), *indices = sa_op_value(op, "indices");
     SaRuleCtx c = {.op = op, .err = err};
-    int64_t axis = 0, at;
-    sa_op_int(op, "axis", &axis);
+    int64_t first = 0, at, each = 1;
     if (!indices->constant || !indices->constant->data)
         return SA_OK;
-    int64_t dim = x->type.dim[axis < 0 ? axis + x->type.rank : axis];
-    for (int64_t i = 0, n = sa_type_count(&indices->type); i < n; i++)
+    if (op->id == SA_OP_GATHER_ND) { /* the last axis of indices runs over axes of x */
+        sa_op_int(op, "batch_dims", &first);
+        each = indices->type.dim[indices->type.rank - 1];
+    } else {
+        sa_op_int(op, "axis", &first);
+        first += first < 0 ? x->type.rank : 0;
+    }
+    for (int64_t i = 0, n = sa_type_count(&indices->type); i < n; i++) {
+        int64_t dim = x->type.dim[first + i % each];
         if (!sa_const_int_at(indices, i, &at) || at < -dim || at >= dim)
             return sa_rule_fail(&c, SA_E_OPERAND, "indices", "element %lld is outside an axis of %lld", (long long)i,
                                 (long long)dim);
+    }
     return SA_OK;
 }
 
@@ -409,6 +414,7 @@ SaStatus sa_rule_gather(SaRuleCtx *c) {
     if (x->rank - 1 + indices->rank > SA_MAX_RANK)
         return sa_rule_fail(c, SA_E_LIMIT, "indices", "the result has rank %d, at most %d is allowed",
                             x->rank - 1 + indices->rank, SA_MAX_RANK);
+    SA_TRY(sa_rule_static_indices(c));
     memset(out, 0, sizeof *out);
     out->dtype = x->dtype;
     /* axes before, those of the indices, axes behind */

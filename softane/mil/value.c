@@ -14,14 +14,20 @@
 static const struct {
     const char *name;
     size_t bytes;
+    int bits; /* in a weight file */
 } dtypes[] = {
-    [SA_FP16] = {"fp16", 2},     [SA_FP32] = {"fp32", 4},   [SA_INT8] = {"int8", 1},     [SA_UINT8] = {"uint8", 1},
-    [SA_INT16] = {"int16", 2},   [SA_UINT16] = {"uint16", 2}, [SA_INT32] = {"int32", 4}, [SA_UINT64] = {"uint64", 8},
-    [SA_BOOL] = {"bool", 1},     [SA_STRING] = {"string", 0},
+    [SA_FP16] = {"fp16", 2, 16},   [SA_FP32] = {"fp32", 4, 32},     [SA_INT8] = {"int8", 1, 8},
+    [SA_UINT8] = {"uint8", 1, 8},  [SA_INT16] = {"int16", 2, 16},   [SA_UINT16] = {"uint16", 2, 16},
+    [SA_INT32] = {"int32", 4, 32}, [SA_UINT32] = {"uint32", 4, 32}, [SA_UINT64] = {"uint64", 8, 64},
+    [SA_BOOL] = {"bool", 1, 8},    [SA_INT4] = {"int4", 1, 4},      [SA_UINT1] = {"uint1", 1, 1},
+    [SA_UINT2] = {"uint2", 1, 2},  [SA_UINT3] = {"uint3", 1, 3},    [SA_UINT4] = {"uint4", 1, 4},
+    [SA_UINT6] = {"uint6", 1, 6},  [SA_STRING] = {"string", 0, 0},
 };
 
 /* Bytes of one element; 0 for strings and for no dtype at all. */
 size_t sa_dtype_bytes(SaDtype t) { return t >= SA_FP16 && t <= SA_STRING ? dtypes[t].bytes : 0; }
+/* Bits of one element in a weight file; 0 as above. */
+int sa_dtype_bits(SaDtype t) { return t >= SA_FP16 && t <= SA_STRING ? dtypes[t].bits : 0; }
 /* The word of the text; static storage. */
 const char *sa_dtype_name(SaDtype t) { return t >= SA_FP16 && t <= SA_STRING ? dtypes[t].name : "?"; }
 
@@ -45,7 +51,7 @@ bool sa_type_equal(const SaType *a, const SaType *b) {
 
 /* "tensor<fp16, [1, 64, 1, 32]>", a scalar "fp16". Always terminated. */
 void sa_type_format(const SaType *t, char *buf, size_t cap) {
-    char dims[SA_MAX_RANK * 24 + 1] = "";
+    char dims[SA_DEEP_RANK * 24 + 1] = "";
     size_t n = 0;
     if (t->rank == 0) {
         snprintf(buf, cap, "%s", sa_dtype_name(t->dtype));
@@ -89,11 +95,14 @@ bool sa_const_int_at(const SaValue *v, int64_t i, int64_t *out) {
     uint16_t u16;
     uint32_t u32;
     switch (v->type.dtype) {
-    case SA_INT8: *out = (int8_t)*p; return true;
-    case SA_UINT8: *out = (uint8_t)*p; return true;
+    case SA_INT8: case SA_INT4: *out = (int8_t)*p; return true;
+    case SA_UINT8: case SA_UINT1: case SA_UINT2: case SA_UINT3: case SA_UINT4: case SA_UINT6:
+        *out = (uint8_t)*p;
+        return true;
     case SA_INT16: memcpy(&u16, p, 2); *out = (int16_t)u16; return true;
     case SA_UINT16: memcpy(&u16, p, 2); *out = u16; return true;
     case SA_INT32: memcpy(&u32, p, 4); *out = (int32_t)u32; return true;
+    case SA_UINT32: memcpy(&u32, p, 4); *out = u32; return true;
     case SA_UINT64:
         memcpy(&raw, p, 8);
         *out = (int64_t)raw;
@@ -130,6 +139,26 @@ bool sa_op_float(const SaOp *op, const char *key, float *out) {
     uint16_t half;
     memcpy(&half, v->constant->data, sizeof half);
     *out = sa_half_to_float(half);
+    return true;
+}
+
+/* A scalar of any dtype but string, as a double (integers up to 2^53 exactly). */
+bool sa_op_number(const SaOp *op, const char *key, double *out, SaDtype *dtype) {
+    const SaValue *v = inline_const(op, key, 0);
+    int64_t i;
+    float f;
+    bool b;
+    if (!v || v->type.dtype == SA_STRING)
+        return false;
+    *dtype = v->type.dtype;
+    if (sa_op_float(op, key, &f))
+        *out = (double)f;
+    else if (sa_op_bool(op, key, &b))
+        *out = b;
+    else if (sa_op_int(op, key, &i))
+        *out = (double)i;
+    else
+        return false;
     return true;
 }
 

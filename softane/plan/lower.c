@@ -47,6 +47,49 @@ static SaLowerFn *const lowerings[SA_OP_COUNT] = {
     [SA_OP_TILE] = sa_lower_tile,
     [SA_OP_REVERSE] = sa_lower_reverse,
     [SA_OP_GATHER] = sa_lower_gather,
+    [SA_OP_MAX_POOL] = sa_lower_pool,
+    [SA_OP_AVG_POOL] = sa_lower_pool,
+    [SA_OP_L2_POOL] = sa_lower_pool,
+    [SA_OP_CONV_TRANSPOSE] = sa_lower_conv_transpose,
+    [SA_OP_UPSAMPLE_NEAREST_NEIGHBOR] = sa_lower_resize,
+    [SA_OP_UPSAMPLE_BILINEAR] = sa_lower_resize,
+    [SA_OP_RESIZE_NEAREST_NEIGHBOR] = sa_lower_resize,
+    [SA_OP_RESIZE_BILINEAR] = sa_lower_resize,
+    [SA_OP_RESIZE] = sa_lower_resize,
+    [SA_OP_CROP] = sa_lower_crop,
+    [SA_OP_SPACE_TO_DEPTH] = sa_lower_shuffle,
+    [SA_OP_DEPTH_TO_SPACE] = sa_lower_shuffle,
+    [SA_OP_PIXEL_SHUFFLE] = sa_lower_shuffle,
+    [SA_OP_PIXEL_UNSHUFFLE] = sa_lower_shuffle,
+    [SA_OP_SPACE_TO_BATCH] = sa_lower_space_batch,
+    [SA_OP_BATCH_TO_SPACE] = sa_lower_space_batch,
+    [SA_OP_SLIDING_WINDOWS] = sa_lower_windows,
+    [SA_OP_FLATTEN2D] = sa_lower_view,
+    [SA_OP_REDUCE_ARGMAX] = sa_lower_argmax,
+    [SA_OP_REDUCE_ARGMIN] = sa_lower_argmax,
+    [SA_OP_CUMSUM] = sa_lower_cumsum,
+    [SA_OP_ARGSORT] = sa_lower_argsort,
+    [SA_OP_TOPK] = sa_lower_topk,
+    [SA_OP_GATHER_ALONG_AXIS] = sa_lower_gather_along_axis,
+    [SA_OP_GATHER_ND] = sa_lower_gather_nd,
+    [SA_OP_ONE_HOT] = sa_lower_one_hot,
+    [SA_OP_BAND_PART] = sa_lower_band_part,
+    [SA_OP_FILL] = sa_lower_fill,
+    [SA_OP_FILL_LIKE] = sa_lower_fill,
+    [SA_OP_RANGE_1D] = sa_lower_range,
+    [SA_OP_BATCH_NORM] = sa_lower_channel_norm,
+    [SA_OP_INSTANCE_NORM] = sa_lower_channel_norm,
+    [SA_OP_LOCAL_RESPONSE_NORM] = sa_lower_lrn,
+    [SA_OP_SOFTPLUS_PARAMETRIC] = sa_lower_softplus_parametric,
+    [SA_OP_QUANTIZE] = sa_lower_quantize,
+    [SA_OP_DEQUANTIZE] = sa_lower_quantize,
+    [SA_OP_EINSUM] = sa_lower_einsum,
+    [SA_OP_SCALED_DOT_PRODUCT_ATTENTION] = sa_lower_attention,
+    [SA_OP_CONSTEXPR_AFFINE_DEQUANTIZE] = sa_lower_constexpr,
+    [SA_OP_CONSTEXPR_BLOCKWISE_SHIFT_SCALE] = sa_lower_constexpr,
+    [SA_OP_CONSTEXPR_LUT_TO_DENSE] = sa_lower_constexpr,
+    [SA_OP_CONSTEXPR_SPARSE_TO_DENSE] = sa_lower_constexpr,
+    [SA_OP_CONSTEXPR_CAST] = sa_lower_constexpr,
 };
 
 /* Everything not listed is elementwise. */
@@ -243,7 +286,7 @@ static const SaOp *producer_of(const SaValue *v) { return v && v->producer ? v->
 static bool is_view(const SaLower *l, const SaOp *op) {
     int i = (int)(op - l->fn->ops);
     switch (op->id) {
-    case SA_OP_RESHAPE: case SA_OP_EXPAND_DIMS: case SA_OP_SQUEEZE: case SA_OP_IDENTITY: return true;
+    case SA_OP_RESHAPE: case SA_OP_EXPAND_DIMS: case SA_OP_SQUEEZE: case SA_OP_IDENTITY: case SA_OP_FLATTEN2D: return true;
     case SA_OP_CAST: return sa_cast_is_view(op);
     case SA_OP_TRANSPOSE: return (l->marks[i] & SA_MARK_ALIAS) != 0;
     default: return false;

@@ -78,6 +78,23 @@ void sa_dense_strides(const SaType *t, ptrdiff_t stride[SA_MAX_RANK]);
 /* Append a copy; collapses c's axes first. */
 SaStatus sa_lower_copy(SaLower *l, SaRef in, SaRef out, SaCopy c);
 
+/* out = op(in...) elementwise over operands of these types; `e` needs form, op,
+ * op_ieee, p and n_in only. out may be the place of an operand read alike. */
+SaStatus sa_lower_elems(SaLower *l, SaElem e, const SaRef in[], const SaType *const types[], const SaType *out_type,
+                        SaRef out, SaStore store);
+
+/* A product whose geometry is given (chunks are chosen here). */
+SaStatus sa_lower_gemm(SaLower *l, const SaOp *op, SaGemm g, SaRef a, SaRef b, SaRef out, SaStore store);
+
+/* An operand that must be there, and where it lies. */
+SaStatus sa_lower_operand(SaLower *l, const SaOp *op, const char *key, const SaValue **v, SaRef *ref);
+
+/* The result of a walk through `in`: a view of it if that is possible, else a copy. */
+SaStatus sa_lower_walk(SaLower *l, const SaValue *result, SaRef in, SaCopy c);
+
+/* `t` seen around one axis. */
+SaAxis sa_axis_of(const SaType *t, int axis, size_t count);
+
 /* ============================== Operations ================================ */
 
 typedef SaStatus SaLowerFn(SaLower *l, const SaOp *op, int index);
@@ -85,6 +102,13 @@ SaLowerFn sa_lower_elem, sa_lower_reduce, sa_lower_softmax, sa_lower_norm;      
 SaLowerFn sa_lower_view, sa_lower_transpose, sa_lower_slice, sa_lower_concat;       /* lower_shape.c */
 SaLowerFn sa_lower_split, sa_lower_pad, sa_lower_tile, sa_lower_reverse, sa_lower_gather;
 SaLowerFn sa_lower_conv, sa_lower_matmul, sa_lower_linear;                          /* lower_prod.c */
+SaLowerFn sa_lower_pool, sa_lower_conv_transpose, sa_lower_resize, sa_lower_crop;     /* lower_image.c */
+SaLowerFn sa_lower_shuffle, sa_lower_space_batch, sa_lower_windows;
+SaLowerFn sa_lower_argmax, sa_lower_cumsum, sa_lower_argsort, sa_lower_topk;          /* lower_index.c */
+SaLowerFn sa_lower_gather_along_axis, sa_lower_gather_nd, sa_lower_one_hot, sa_lower_band_part;
+SaLowerFn sa_lower_fill, sa_lower_range, sa_lower_constexpr;
+SaLowerFn sa_lower_channel_norm, sa_lower_lrn, sa_lower_softplus_parametric;          /* lower_norm.c */
+SaLowerFn sa_lower_quantize, sa_lower_einsum, sa_lower_attention;
 bool sa_swaps_last_two(const SaOp *op);      /* a transpose that is a matmul flag */
 bool sa_cast_is_view(const SaOp *op);        /* a cast that changes no value */
 

@@ -46,6 +46,15 @@ static const struct {
     {SA_OP_SOFTPLUS, SA_U_SOFTPLUS, SA_U_SOFTPLUS, false, {NULL}, {0}},
     {SA_OP_SOFTSIGN, SA_U_SOFTSIGN, SA_U_SOFTSIGN, false, {NULL}, {0}},
     {SA_OP_GELU, SA_U_GELU, SA_U_GELU, false, {NULL}, {0}},
+    {SA_OP_TAN, SA_U_TAN, SA_U_TAN, false, {NULL}, {0}},
+    {SA_OP_ASIN, SA_U_ASIN, SA_U_ASIN, false, {NULL}, {0}},
+    {SA_OP_ACOS, SA_U_ACOS, SA_U_ACOS, false, {NULL}, {0}},
+    {SA_OP_SINH, SA_U_SINH, SA_U_SINH, false, {NULL}, {0}},
+    {SA_OP_COSH, SA_U_COSH, SA_U_COSH, false, {NULL}, {0}},
+    {SA_OP_ATANH, SA_U_ATANH, SA_U_ATANH, false, {NULL}, {0}},
+    {SA_OP_CLAMPED_RELU, SA_U_CLAMPED_RELU, SA_U_CLAMPED_RELU, false, {"alpha", "beta"}, {0, 0}},
+    {SA_OP_LINEAR_ACTIVATION, SA_U_LINE, SA_U_LINE, false, {"alpha", "beta"}, {1.0f, 0}},
+    {SA_OP_THRESHOLDED_RELU, SA_U_THRESHOLDED_RELU, SA_U_THRESHOLDED_RELU, true, {"alpha"}, {1.0f}},
     {SA_OP_LOGICAL_NOT, SA_U_NOT, SA_U_NOT, true, {NULL}, {0}},
 };
 
@@ -116,6 +125,22 @@ static bool plan_loops(SaElem *e, const SaType *out, const SaType *const in[]) {
     return true;
 }
 
+SaStatus sa_lower_elems(SaLower *l, SaElem e, const SaRef in[], const SaType *const types[], const SaType *out_type,
+                        SaRef out, SaStore store) {
+    if (!plan_loops(&e, out_type, types))
+        return sa_lower_fail(l, NULL, SA_E_SHAPE, "operands do not broadcast to the result");
+    SaStep *s = sa_lower_step(l, SA_STEP_ELEM);
+    if (!s)
+        return SA_E_MEMORY;
+    memcpy(s->in, in, sizeof in[0] * (size_t)e.n_in);
+    s->n_in = e.n_in;
+    s->out = out;
+    s->store = store;
+    s->count = sa_count(out_type);
+    s->u.elem = e;
+    return SA_OK;
+}
+
 /* Append an elementwise step over the given operand values (types may be
  * overridden, as prelu does for its slopes). */
 static SaStatus append_elem(SaLower *l, const SaOp *op, SaElem e, const SaValue *const values[],
@@ -124,19 +149,9 @@ static SaStatus append_elem(SaLower *l, const SaOp *op, SaElem e, const SaValue 
     SaRef in[3], out;
     for (int k = 0; k < e.n_in; k++)
         SA_TRY(sa_lower_ref(l, values[k], &in[k]));
-    if (!plan_loops(&e, &result->type, types))
-        return sa_lower_fail(l, op, SA_E_SHAPE, "operands do not broadcast to the result");
     SA_TRY(sa_lower_result(l, result, &out));
-    SaStep *s = sa_lower_step(l, SA_STEP_ELEM);
-    if (!s)
-        return SA_E_MEMORY;
-    memcpy(s->in, in, sizeof in[0] * (size_t)e.n_in);
-    s->n_in = e.n_in;
-    s->out = out;
-    s->store = store;
-    s->count = sa_count(&result->type);
-    s->in_place_ok = true;
-    s->u.elem = e;
+    SA_TRY(sa_lower_elems(l, e, in, types, &result->type, out, store));
+    l->steps[l->n_steps - 1].in_place_ok = true;
     return SA_OK;
 }
 

@@ -357,3 +357,13 @@ SaStatus sa_lower_linear(SaLower *l, const SaOp *op, int index) {
                 .bias = has_bias ? SA_BIAS_COLUMN : SA_BIAS_NONE};
     return append_gemm(l, op, g, rx, rw, bias, out);
 }
+
+/* See lower.h. */
+SaStatus sa_lower_gemm(SaLower *l, const SaOp *op, SaGemm g, SaRef a, SaRef b, SaRef out, SaStore store) {
+    SA_TRY(append_gemm(l, op, g, a, b, (SaRef){.slot = -1}, out));
+    l->steps[l->n_steps - 1].store = store;
+    l->steps[l->n_steps - 1].count = g.g.m * g.g.n;
+    for (int i = 0; i < g.n_batch; i++)
+        l->steps[l->n_steps - 1].count *= g.batch[i];
+    return SA_OK;
+}

@@ -8,7 +8,7 @@
 
 /* ============================== Views ===================================== */
 
-static SaStatus operand(SaLower *l, const SaOp *op, const char *key, const SaValue **v, SaRef *ref) {
+SaStatus sa_lower_operand(SaLower *l, const SaOp *op, const char *key, const SaValue **v, SaRef *ref) {
     *v = sa_op_value(op, key);
     if (!*v)
         return sa_lower_fail(l, op, SA_E_OPERAND, "operand '%s' is missing", key);
@@ -19,7 +19,7 @@ SaStatus sa_lower_view(SaLower *l, const SaOp *op, int index) {
     (void)index;
     const SaValue *x;
     SaRef ref;
-    SA_TRY(operand(l, op, "x", &x, &ref));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &ref));
     sa_lower_alias(l, op->results[0], ref);
     return SA_OK;
 }
@@ -47,7 +47,7 @@ static bool is_one_run(const SaCopy *c) {
 }
 
 /* The result as a view if the walk allows, else by a copy. Fills d_stride. */
-static SaStatus view_or_copy(SaLower *l, const SaValue *result, SaRef in, SaCopy c) {
+SaStatus sa_lower_walk(SaLower *l, const SaValue *result, SaRef in, SaCopy c) {
     if (is_one_run(&c)) {
         sa_lower_alias(l, result, moved(in, (size_t)c.s_offset));
         return SA_OK;
@@ -104,7 +104,7 @@ SaStatus sa_lower_transpose(SaLower *l, const SaOp *op, int index) {
         return sa_lower_view(l, op, index);
     const SaValue *x;
     SaRef in;
-    SA_TRY(operand(l, op, "x", &x, &in));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &in));
     int rank = x->type.rank, perm[SA_MAX_RANK];
     if (!perm_of(op, rank, perm))
         return sa_lower_fail(l, op, SA_E_OPERAND, "perm is not a permutation of the axes");
@@ -115,7 +115,7 @@ SaStatus sa_lower_transpose(SaLower *l, const SaOp *op, int index) {
         c.dim[i] = (size_t)x->type.dim[perm[i]];
         c.s_stride[i] = dense[perm[i]];
     }
-    return view_or_copy(l, op->results[0], in, c);
+    return sa_lower_walk(l, op->results[0], in, c);
 }
 
 /* ============================== Slices ==================================== */
@@ -125,7 +125,7 @@ SaStatus sa_lower_slice(SaLower *l, const SaOp *op, int index) {
     const SaValue *x;
     SaRef in;
     SaSlice slice;
-    SA_TRY(operand(l, op, "x", &x, &in));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &in));
     if (!sa_op_slice(op, &slice))
         return sa_lower_fail(l, op, SA_E_OPERAND, "the slice leaves x");
     ptrdiff_t dense[SA_MAX_RANK];
@@ -137,7 +137,7 @@ SaStatus sa_lower_slice(SaLower *l, const SaOp *op, int index) {
         c.s_stride[a] = dense[a] * (ptrdiff_t)slice.step[a];
         c.s_offset += dense[a] * (ptrdiff_t)slice.begin[a];
     }
-    return view_or_copy(l, op->results[0], in, c);
+    return sa_lower_walk(l, op->results[0], in, c);
 }
 
 SaStatus sa_lower_split(SaLower *l, const SaOp *op, int index) {
@@ -145,7 +145,7 @@ SaStatus sa_lower_split(SaLower *l, const SaOp *op, int index) {
     const SaValue *x;
     SaRef in;
     int axis = 0;
-    SA_TRY(operand(l, op, "x", &x, &in));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &in));
     SA_TRY(axis_of(l, op, 0, x->type.rank, &axis));
     ptrdiff_t dense[SA_MAX_RANK], at = 0;
     sa_dense_strides(&x->type, dense);
@@ -159,7 +159,7 @@ SaStatus sa_lower_split(SaLower *l, const SaOp *op, int index) {
         if (at > x->type.dim[axis])
             return sa_lower_fail(l, op, SA_E_SHAPE, "the parts are longer than the axis");
         if (l->vals[op->results[r]->id].uses > 0)
-            SA_TRY(view_or_copy(l, op->results[r], in, c));
+            SA_TRY(sa_lower_walk(l, op->results[r], in, c));
     }
     return SA_OK;
 }
@@ -256,7 +256,7 @@ static SaStatus pad_by_index(SaLower *l, const SaOp *op, SaRef in, const int64_t
 SaStatus sa_lower_pad(SaLower *l, const SaOp *op, int index) {
     const SaValue *x, *result = op->results[0];
     SaRef in, out;
-    SA_TRY(operand(l, op, "x", &x, &in));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &in));
     int rank = x->type.rank;
     int64_t pad[2 * SA_MAX_RANK], before[SA_MAX_RANK] = {0}, after[SA_MAX_RANK] = {0};
     int n = sa_op_ints(op, "pad", pad, 2 * SA_MAX_RANK);
@@ -306,7 +306,7 @@ SaStatus sa_lower_tile(SaLower *l, const SaOp *op, int index) {
     (void)index;
     const SaValue *x, *result = op->results[0];
     SaRef in;
-    SA_TRY(operand(l, op, "x", &x, &in));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &in));
     ptrdiff_t dense[SA_MAX_RANK];
     sa_dense_strides(&x->type, dense);
     SaCopy c = {.rank = 2 * x->type.rank}; /* (copy, position) per axis */
@@ -315,14 +315,14 @@ SaStatus sa_lower_tile(SaLower *l, const SaOp *op, int index) {
         c.dim[2 * a + 1] = (size_t)x->type.dim[a];
         c.s_stride[2 * a + 1] = dense[a];
     }
-    return view_or_copy(l, result, in, c);
+    return sa_lower_walk(l, result, in, c);
 }
 
 SaStatus sa_lower_reverse(SaLower *l, const SaOp *op, int index) {
     (void)index;
     const SaValue *x;
     SaRef in;
-    SA_TRY(operand(l, op, "x", &x, &in));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &in));
     int rank = x->type.rank;
     int64_t axes[SA_MAX_RANK];
     int n = sa_op_ints(op, "axes", axes, SA_MAX_RANK);
@@ -338,7 +338,7 @@ SaStatus sa_lower_reverse(SaLower *l, const SaOp *op, int index) {
             c.s_stride[a] = -c.s_stride[a];
         }
     }
-    return view_or_copy(l, op->results[0], in, c);
+    return sa_lower_walk(l, op->results[0], in, c);
 }
 
 /* x[.., index, ..] along one axis; the first batch_dims axes run in step. */
@@ -348,8 +348,8 @@ SaStatus sa_lower_gather(SaLower *l, const SaOp *op, int index) {
     SaRef in[2], out;
     int axis = 0;
     int64_t batch_dims = 0;
-    SA_TRY(operand(l, op, "x", &x, &in[0]));
-    SA_TRY(operand(l, op, "indices", &idx, &in[1]));
+    SA_TRY(sa_lower_operand(l, op, "x", &x, &in[0]));
+    SA_TRY(sa_lower_operand(l, op, "indices", &idx, &in[1]));
     SA_TRY(axis_of(l, op, 0, x->type.rank, &axis));
     sa_op_int(op, "batch_dims", &batch_dims);
     if (batch_dims < 0 || batch_dims > axis || batch_dims > idx->type.rank)

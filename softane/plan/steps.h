@@ -4,6 +4,7 @@
  *   lower.c       functions -> procedures; aliases, ports, constants
  *   lower_ops.c   operations -> steps: elementwise, reductions, shapes
  *   lower_prod.c  operations -> steps: conv, matmul, linear
+ *   lower_image.c, lower_index.c, lower_norm.c   the less common operations
  *   allocate.c    slot lifetimes -> offsets
  *   plan.c        what plan.h promises beside building and running
  *
@@ -16,6 +17,7 @@
 
 #include "../exec/kernels.h"
 #include "plan.h"
+#include "steps_more.h"
 
 /* ============================== References ================================ */
 
@@ -109,6 +111,8 @@ typedef enum {
     SA_STEP_COPY,      /* any strided copy: transpose, slice, concat, pad, tile, reverse */
     SA_STEP_FILL,      /* one value everywhere */
     SA_STEP_GATHER,
+    SA_STEP_POOL, SA_STEP_FOLD_BACK, SA_STEP_LERP, SA_STEP_LRN,              /* exec/step_image.c */
+    SA_STEP_ARG, SA_STEP_SCAN, SA_STEP_SORT, SA_STEP_PICK, SA_STEP_GATHER_ND, /* exec/step_index.c */
     SA_STEP_KINDS
 } SaStepKind;
 
@@ -126,6 +130,15 @@ typedef struct {
         SaReduce reduce;
         SaCopy copy;
         SaGather gather;
+        SaPool pool;
+        SaFoldBack fold_back;
+        SaLerp lerp;
+        SaLrn lrn;
+        SaExtreme arg;
+        SaScan scan;
+        SaSort sort;
+        SaPick pick;
+        SaGatherNd gather_nd;
         float fill;
     } u;
 } SaStep;

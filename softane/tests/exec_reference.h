@@ -302,7 +302,8 @@ static void ref_conv(Ref *r, const SaOp *op, RefValue *out) {
     sa_op_string(op, "pad_type", &type);
     for (int a = 0; a < n; a++) {
         int64_t need = (out->type.dim[2 + a] - 1) * stride[a] + (w->type.dim[2 + a] - 1) * dil[a] + 1 - x->type.dim[2 + a];
-        before[a] = type[0] == 'c' ? pad[2 * a] : type[0] == 's' && need > 0 ? need / 2 : 0;
+        int64_t odd = strcmp(type, "same_lower") == 0; /* the odd element goes in front */
+        before[a] = type[0] == 'c' ? pad[2 * a] : type[0] == 's' && need > 0 ? (need + odd) / 2 : 0;
     }
     int64_t ci = w->type.dim[1], per = w->type.dim[0] / groups, kh = n == 2 ? w->type.dim[2] : 1, kw = w->type.dim[1 + n];
     for (size_t i = 0; i < out->n; i++) {
@@ -552,6 +553,10 @@ static void ref_split(Ref *r, const SaOp *op) {
     }
 }
 
+/* ============================== The others ================================ */
+
+#include "ops_reference.h"
+
 /* ============================== Programs ================================== */
 
 static void ref_const(Ref *r, const SaValue *v) {
@@ -563,8 +568,12 @@ static void ref_const(Ref *r, const SaValue *v) {
         case SA_FP16: x->raw[i] = (double)sa_half_to_float(((const uint16_t *)v->constant->data)[i]); break;
         case SA_FP32: x->raw[i] = (double)((const float *)v->constant->data)[i]; break;
         case SA_INT32: x->raw[i] = ((const int32_t *)v->constant->data)[i]; break;
-        case SA_BOOL: x->raw[i] = ((const uint8_t *)v->constant->data)[i]; break;
-        default: break;
+        case SA_UINT32: x->raw[i] = ((const uint32_t *)v->constant->data)[i]; break;
+        case SA_INT16: x->raw[i] = ((const int16_t *)v->constant->data)[i]; break;
+        case SA_UINT16: x->raw[i] = ((const uint16_t *)v->constant->data)[i]; break;
+        case SA_INT8: case SA_INT4: x->raw[i] = ((const int8_t *)v->constant->data)[i]; break;
+        case SA_STRING: case SA_UINT64: break;
+        default: x->raw[i] = ((const uint8_t *)v->constant->data)[i]; break;
         }
     memcpy(x->y, x->raw, x->n * sizeof *x->y);
 }
@@ -572,6 +581,10 @@ static void ref_const(Ref *r, const SaValue *v) {
 static void ref_op(Ref *r, const SaOp *op) {
     if (op->id == SA_OP_CONST) {
         ref_const(r, op->results[0]);
+        return;
+    }
+    if (op->id >= SA_OP_TAN) {
+        ref_more_op(r, op);
         return;
     }
     if (op->id == SA_OP_SPLIT) {
