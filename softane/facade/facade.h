@@ -64,6 +64,16 @@ BOOL sa_facade_finish(const SaAnswer *a, NSError **error);
 NSString *sa_facade_hex(const uint8_t digest[32]);
 NSString *sa_facade_hash(NSData *data); /* nil hashes as empty data */
 
+/* A block is no object here: the blocks runtime copies it if the program has
+ * one. NULL is fine. */
+extern void *_Block_copy(const void *block) __attribute__((weak));
+extern void _Block_release(const void *block) __attribute__((weak));
+static inline void *sa_block_copy(void *block) { return block && _Block_copy ? _Block_copy(block) : block; }
+static inline void sa_block_release(void *block) {
+    if (block && _Block_release)
+        _Block_release(block);
+}
+
 /* modelAttributes (§10) of a loaded program. Autoreleased. */
 NSDictionary *sa_facade_attributes(const SaEntry *entry);
 

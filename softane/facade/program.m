@@ -87,8 +87,18 @@ typedef struct SaBlock {
 typedef struct {
     _ANEProgramForEvaluation *program; /* retained */
     _ANERequest *request;              /* retained */
+    id events;                         /* retained; as they were at the call, like the handler */
+    SaBlock *handler;                  /* copied */
     unsigned qos;
 } Job;
+
+static void job_free(Job *j) {
+    sa_block_release(j->handler);
+    [j->events release];
+    [j->request release];
+    [j->program release];
+    free(j);
+}
 
 static void *job_main(void *arg) {
     Job *j = arg;
@@ -96,20 +106,16 @@ static void *job_main(void *arg) {
     @autoreleasepool {
         SaAnswer a;
         const SaPrepared *p = sa_request_prepare(j->request);
-        id events = j->request->_sharedEvents;
         BOOL ok = p != NULL;
-        if (ok && events && !await_events(events))
+        if (ok && j->events && !await_events(j->events))
             ok = sa_answer_status(&a, 9, 15, NULL);
         ok = ok && run(j->program, j->request, p, j->qos, &a);
-        if (ok && events)
-            signal_events(events);
+        if (ok && j->events)
+            signal_events(j->events);
         j->program->_inFlight--; /* atomic: the slot is free before the handler runs */
-        SaBlock *handler = j->request->_completionHandler;
-        if (handler)
-            handler->invoke(handler, ok, ok || !p ? nil : sa_facade_error(&a));
-        [j->request release];
-        [j->program release];
-        free(j);
+        if (j->handler)
+            j->handler->invoke(j->handler, ok, ok || !p ? nil : sa_facade_error(&a));
+        job_free(j);
     }
     GSUnregisterCurrentThread();
     return NULL;
@@ -136,14 +142,13 @@ static BOOL submit(_ANEProgramForEvaluation *program, _ANERequest *request, unsi
     Job *j = calloc(1, sizeof *j);
     pthread_t thread;
     if (j) {
-        *j = (Job){[program retain], [request retain], qos};
+        *j = (Job){[program retain], [request retain], [request->_sharedEvents retain],
+                   sa_block_copy(request->_completionHandler), qos};
         if (pthread_create(&thread, NULL, job_main, j) == 0) {
             pthread_detach(thread);
             return YES;
         }
-        [program release];
-        [request release];
-        free(j);
+        job_free(j);
     }
     program->_inFlight--;
     return NO;

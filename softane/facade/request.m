@@ -143,10 +143,6 @@ bool sa_request_unchanged(_ANERequest *r, const SaPrepared *p) {
 
 /* ============================== Class ===================================== */
 
-/* From the blocks runtime, when the program has one. */
-extern void *_Block_copy(const void *block) __attribute__((weak));
-extern void _Block_release(const void *block) __attribute__((weak));
-
 @implementation _ANERequest
 
 /* Arrays are retained, not copied (§2 step 9). */
@@ -197,8 +193,7 @@ extern void _Block_release(const void *block) __attribute__((weak));
 #undef BASE
 
 - (void)dealloc {
-    if (_completionHandler && _Block_release)
-        _Block_release(_completionHandler);
+    sa_block_release(_completionHandler);
     prepared_free(_prepared);
     [_inputArray release];
     [_inputIndexArray release];
@@ -230,11 +225,9 @@ extern void _Block_release(const void *block) __attribute__((weak));
 - (NSNumber *)transactionHandle { return _transactionHandle; }
 - (void *)completionHandler { return _completionHandler; }
 
-/* A block, which is no object here: copied by the blocks runtime if there is one. */
 - (void)setCompletionHandler:(void *)block {
-    void *copy = block && _Block_copy ? _Block_copy(block) : block;
-    if (_completionHandler && _Block_release)
-        _Block_release(_completionHandler);
+    void *copy = sa_block_copy(block);
+    sa_block_release(_completionHandler);
     _completionHandler = copy;
 }
 

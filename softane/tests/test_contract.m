@@ -609,6 +609,24 @@ static void a_compile_that_hangs_stops_its_own_queue_only(void) { /* 61, 23, 24 
     drop_files(c.model);
 }
 
+static void equal_programs_share_their_files(void) { /* 12 */
+    NSData *text = unique_text(mul_text), *w = blob(HALF_2);
+    id<Model> a = make_model(text, w);
+    stage(a, text, w);
+    CHECK(compile(a) && load(a));
+    stage(a, text, w);
+    Compile c = {make_model(text, w), 0};
+    pthread_t t;
+    failpoints("facade.compile=hold");
+    pthread_create(&t, NULL, compile_job, &c);
+    CHECK(reaches(&c.state, 1));
+    sleep_ms(50); /* it is held before it looks for its files */
+    CHECK(unload(a));
+    failpoints("");
+    pthread_join(t, NULL);
+    CHECK(c.state == 3);
+}
+
 static void levels_can_be_made_to_wait_for_each_other(void) { /* 23 */
     Compile c = {staged(mul_text, blob(HALF_1)), 0};
     pthread_t t;
@@ -636,7 +654,7 @@ int main(void) {
             a_full_queue_says_no_without_an_error, events_are_waited_for_and_signalled, two_direct_evaluations_run_on_a_queue,
             real_time_may_need_an_entitlement, chaining_is_refused, statistics_stay_zero, weights_are_not_swapped,
             every_notification_has_its_error, the_nth_operation_fails_and_the_rest_work,
-            a_compile_that_hangs_stops_its_own_queue_only, levels_can_be_made_to_wait_for_each_other};
+            a_compile_that_hangs_stops_its_own_queue_only, equal_programs_share_their_files, levels_can_be_made_to_wait_for_each_other};
         for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
             @autoreleasepool {
                 tests[i]();

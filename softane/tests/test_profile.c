@@ -206,6 +206,16 @@ static void dialects_are_those_of_the_chip(void) { /* 38 */
     CHECK(softane_set("dialect_b", NULL) == 0);
 }
 
+static void other_types_are_refused(void) { /* 41 */
+#define TYPED(t) HEAD "func main<ios18>(tensor<" t ", [1, 4, 1, 32]> x) {\ntensor<" t ", [1, 4, 1, 32]> y = relu(x=x)[name=string(\"y\")];\n} -> (y);\n}\n"
+    CHECK(compiles(TYPED("fp16"), NULL));
+    CHECK(compiles(TYPED("bf16"), "err=( ") && compiles(TYPED("int8"), "err=( ") && compiles(TYPED("int4"), "err=( "));
+    char *text = conv(8, 3); /* the same in fp32 */
+    for (char *at; (at = strstr(text, "fp16"));)
+        memcpy(at, "fp32", 4);
+    CHECK(compiles(text, "err=( "));
+}
+
 static void a_reduction_times_zero_fails(void) { /* 42 */
 #define REDUCED(k) HEAD "func main<ios18>(" T " x) {\n" \
     "tensor<int32, [1]> ax = const()[name=string(\"ax\"), val=tensor<int32, [1]>([1])];\n" SCALAR("bool", "kd", "true") \
@@ -332,6 +342,7 @@ int main(int argc, char **argv) {
     CHECK(softane_set("compile_limit", "0") == 0);
     limits_are_those_of_the_chip();
     dialects_are_those_of_the_chip();
+    other_types_are_refused();
     a_reduction_times_zero_fails();
     wrong_weight_files_are_refused();
     values_can_decide_whether_a_text_compiles();
