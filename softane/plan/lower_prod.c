@@ -16,19 +16,22 @@
 
 /* ============================== Chunks ==================================== */
 
-/* A chunk should be worth some 20 us, and there should be a few per thread so
+/* A chunk should be worth some 20 us, and large products get two per thread so
  * that a core taken away costs little. Measured (m x n x k, two threads): four
- * chunks of 192 rows beat finer cuts for 768x256x768; whole heads are best for
- * batches of 256x256x64. Rows are cut in multiples of the register tile. */
-static const double CHUNK_MIN_FLOPS = 4e6, CHUNK_MAX_FLOPS = 2e8;
-enum { CHUNKS_PER_THREAD = 2, ROW_GRAIN = 48, COLUMN_GRAIN = 64 };
+ * chunks of 192 rows for 768x256x768 cost 2 % more than two halves (B is packed
+ * for each); 256x256x256 is best in halves, batches of 256x256x64 as whole
+ * heads. Rows are cut in multiples of the register tile. */
+static const double CHUNK_MIN_FLOPS = 4e6, CHUNK_MAX_FLOPS = 2e8, LARGE_FLOPS_PER_THREAD = 4e7;
+enum { ROW_GRAIN = 12, COLUMN_GRAIN = 64 };
 
 static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 static size_t round_up(size_t a, size_t grain) { return ceil_div(a, grain) * grain; }
 
 static void choose_chunks(SaGemm *g) {
-    size_t m = g->g.m, n = g->g.n, want = (size_t)sa_parallel_width() * CHUNKS_PER_THREAD;
+    size_t m = g->g.m, n = g->g.n, want = (size_t)sa_parallel_width();
     double one = 2.0 * (double)m * (double)n * (double)g->g.k, all = one * (double)g->batches;
+    if (all > (double)want * LARGE_FLOPS_PER_THREAD)
+        want *= 2;
     g->m_chunk = m;
     g->n_chunk = n;
     g->b_chunk = 1;
@@ -44,7 +47,7 @@ static void choose_chunks(SaGemm *g) {
     parts = parts > most ? most : parts;
     if (parts < 2)
         return;
-    if (m >= 2 * ROW_GRAIN && m * 2 >= n)
+    if (m >= 8 * ROW_GRAIN && m * 2 >= n)
         g->m_chunk = round_up(ceil_div(m, parts), ROW_GRAIN);
     else
         g->n_chunk = round_up(ceil_div(n, parts), COLUMN_GRAIN);
