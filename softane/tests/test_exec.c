@@ -228,6 +228,22 @@ static bool same_outputs(const SaPlan *plan, const Surfaces *a, const Surfaces *
     return true;
 }
 
+/* Under `silicon`, with every departure of the arithmetic, the number of
+ * threads does not change a bit (what the bits are: test_numerics.c, tests/soft). */
+static void check_silicon(int line, const Built *b, Surfaces *s) {
+    SaRunOptions o = {.numerics = SA_NUMERICS_SILICON, .slice_clamp = 2.0f};
+    for (int v = 0; sa_kernels_variant(v); v++)
+        for (o.arithmetic = 0; o.arithmetic < 8; o.arithmetic += 7) {
+            sa_kernels_force(sa_kernels_variant(v));
+            Surfaces once = surfaces_make(b->plan, INTEGERS);
+            bool good = true;
+            for (o.threads = 0; o.threads < 2; o.threads++)
+                good &= sa_plan_run(b->plan, 0, (const void *const *)s->in, o.threads ? s->out : once.out, &o) == SA_OK;
+            check_at(line, good && same_outputs(b->plan, s, &once), "silicon");
+            surfaces_free(&once);
+        }
+}
+
 /* One program on one kind of data, every way it can be run. */
 static void check_program(int line, const char *body, DataKind kind, bool exact) {
     Built b = build(body, kind);
@@ -250,6 +266,7 @@ static void check_program(int line, const char *body, DataKind kind, bool exact)
         }
         ref_free(&r);
     }
+    check_silicon(line, &b, &s);
     sa_kernels_force(NULL);
     sa_gemm_choose(true);
     surfaces_free(&s);

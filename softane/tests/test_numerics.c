@@ -3,12 +3,13 @@
  * here a second time, plainly: on fp16 bits, in 128-bit integers.
  *
  *   test_numerics            short
- *   test_numerics full       more shapes; and all pairs of halves, see prove_half.c */
+ *   test_numerics full       more shapes
+ *
+ * prove_half.c tries all floats and all pairs of halves. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "../exec/exec.h"
 
@@ -188,9 +189,96 @@ static void test_products(bool full) {
         }
 }
 
+/* ============================== Products of `fast` ======================== */
+
+/* |y - exact| <= 2^-11 |exact| + gamma_K sum |a b|, gamma_K = K u / (1 - K u), u =
+ * 2^-24: the rounding to fp16 and fp32 sums in any order. Subnormal results add
+ * the 2^-25 of their grid (twice: they are rounded twice). */
+static double fast_bound(double exact, double magnitude, size_t k) {
+    double ku = (double)(k + 1) * 0x1p-24, gamma = ku / (1 - ku) * magnitude;
+    return 0x1p-11 * (fabs(exact) + gamma) + gamma + 0x1p-24;
+}
+
+static bool fast_case(const SaKernels *v, const Case *c) {
+    float *y = calloc(c->m * c->ldc + 64, 4);
+    SaGemmArgs g = {.ta = c->ta, .tb = c->tb, .m = c->m, .n = c->n, .k = c->k, .a = c->fa, .b = c->fb, .c = y,
+                    .lda = c->lda, .ldb = c->ldb, .ldc = c->ldc};
+    bool good = sa_gemm(v, &g);
+    v->round[SA_ROUND_PRODUCT](y, y, c->m * c->ldc);
+    for (size_t i = 0; i < c->m; i++)
+        for (size_t j = 0; j < c->n; j++) {
+            double exact = 0, magnitude = 0, got = (double)y[i * c->ldc + j];
+            for (size_t p = 0; p < c->k; p++) {
+                double t = (double)c->fa[c->ta ? p * c->lda + i : i * c->lda + p] *
+                           (double)c->fb[c->tb ? j * c->ldb + p : p * c->ldb + j];
+                exact += t;
+                magnitude += fabs(t);
+            }
+            double bound = fast_bound(exact, magnitude, c->k);
+            if (isinf(got)) /* right only from 32768 on */
+                good &= fabs(exact) + bound >= 32768 && signbit(got) == signbit(exact);
+            else
+                good &= fabs(got - exact) <= bound && fabs(exact) - bound < 32768;
+        }
+    free(y);
+    return good;
+}
+
+static void test_fast_products(bool full) {
+    static const size_t sizes[] = {1, 3, 12, 13, 48, 65}, depths[] = {1, 7, 64, 384, 385, 1500};
+    for (int kind = 0; kind < 49; kind++) /* finite kinds only */
+        for (int round = 0; round < (full ? 40 : 3); round++) {
+            Case c = case_new(sizes[below(6)], sizes[below(6)], depths[below(6)], below(2), below(2), 0, kind % 7, kind / 7);
+            const SaKernels *v;
+            for (int i = 0; (v = sa_kernels_variant(i)); i++)
+                for (int blas = 0; blas < 2; blas++) {
+                    sa_gemm_choose(blas != 0);
+                    CHECK(fast_case(v, &c));
+                }
+            sa_gemm_choose(true);
+            case_free(&c);
+        }
+}
+
+/* ============================== Functions ================================= */
+
+/* The coarse rounding keeps exactly its bits, whatever the sign; specials stay. */
+static void test_coarse(void) {
+    const SaKernels *v;
+    for (int i = 0; (v = sa_kernels_variant(i)); i++) {
+        float x[6] = {1.0f + 0x1p-6f, -(1.0f + 0x1p-6f), 1.0f + 0x1.fp-7f, INFINITY, 0.0f, 0x1.fffp3f};
+        v->coarse(x, 6, 6);
+        CHECK(x[0] == 1.03125f && x[1] == -1.03125f && x[2] == 1.0f);
+        CHECK(x[3] == INFINITY && x[4] == 0.0f && x[5] == 16.0f);
+        float nan = NAN;
+        v->coarse(&nan, 6, 1);
+        CHECK(isnan(nan));
+    }
+}
+
+/* round(x) under silicon, on every half: |x| < 1024 as usual, above as fp16(|x| + 1/2) cut. */
+static void test_round(void) {
+    const SaKernels *v;
+    const float p[2] = {0};
+    for (int i = 0; (v = sa_kernels_variant(i)); i++) {
+        bool good = true;
+        for (uint32_t h = 0; h < 0x7c00; h++) {
+            float x = sa_half_to_float((uint16_t)h), y, z, minus = -x;
+            v->odd[SA_U_ROUND](&y, &x, p, 1);
+            v->odd[SA_U_ROUND](&z, &minus, p, 1);
+            float want = x < 1024.0f ? rintf(x) : x < 2048.0f ? x + 1.0f : x;
+            good &= y == want && z == -want;
+        }
+        CHECK(good);
+    }
+}
+
 int main(int argc, char **argv) {
     bool full = argc > 1 && strcmp(argv[1], "full") == 0;
     test_products(full);
+    test_fast_products(full);
+    test_coarse();
+    test_round();
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
