@@ -87,9 +87,8 @@ def test_ctrl_c_interrupts_a_wait_and_the_trainer_goes_on() -> None:
     trainer = ane.DoubleBufferedTrainer(kernels, W(0))
     soft.set("failpoints", "facade.compile=hold")
     trainer.step(W(1))
-    print("waiting", flush=True)
-    begin = time.monotonic()
     try:
+        print("waiting", flush=True)
         trainer.step(W(2))
     except KeyboardInterrupt:
         print("interrupted", flush=True)
@@ -114,8 +113,8 @@ def test_ctrl_c_interrupts_a_single_compile() -> None:
     process = run("""
     ane.Engine()
     soft.set("failpoints", "facade.compile=hold")
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         ane.Program(scale(), {"g": np.ones(4)})
     except KeyboardInterrupt:
         print("interrupted", flush=True)
