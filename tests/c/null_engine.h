@@ -69,5 +69,7 @@ void null_thread(int id);
 /* Number of evaluations thread `id` has been let through when it stands at the gate, -1 after `ms`. */
 int null_eval_wait(int id, int ms);
 void null_eval_allow(int id, int status);
+/* Wait until the compile queue of this scheduler has done what it was given so far. */
+void null_queue_sync(AneHandle sched);
 
 #endif
