@@ -103,8 +103,10 @@ static void pool_conclude(const Job *j, float *d, size_t n) {
             for (size_t q = 0; q < p->out[1]; q++) {
                 size_t rows = taps_inside(p, 0, i) * taps_inside(p, 1, q);
                 float *row = d + (i * p->out[1] + q) * p->out[2];
-                for (size_t o = 0; o < p->out[2]; o++)
-                    row[o] /= (float)(rows * taps_inside(p, 2, o));
+                for (size_t o = 0; o < p->out[2]; o++) {
+                    size_t taps = rows * taps_inside(p, 2, o);
+                    row[o] /= taps ? (float)taps : 1.0f; /* ceil_mode may leave a window empty */
+                }
             }
     }
     if (j->round)

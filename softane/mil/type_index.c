@@ -201,7 +201,7 @@ SaStatus sa_rule_band_part(SaRuleCtx *c) {
     return sa_rule_same(c);
 }
 
-/* The dtype of a fill value, fp16 when there is none. */
+/* The dtype of a fill value. */
 static SaDtype value_dtype(SaRuleCtx *c) {
     double v;
     SaDtype t = SA_FP16;

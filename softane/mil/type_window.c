@@ -59,7 +59,8 @@ static SaStatus window_axis(SaRuleCtx *c, const Padding *p, const char *key, int
     w->out[i] = (room - span) / w->stride[i] + 1;
     if (p->ceil_mode && (room - span) % w->stride[i]) {
         w->out[i]++;
-        if (w->out[i] * w->stride[i] - w->stride[i] >= w->in[i] + w->before[i]) /* it would begin behind the input */
+        bool padded = w->before[i] || w->after[i]; /* else a window may begin behind the input, and is empty */
+        if (padded && (w->out[i] - 1) * w->stride[i] >= w->in[i] + w->before[i])
             w->out[i]--;
     }
     return SA_OK;
@@ -208,7 +209,7 @@ static SaStatus pool_of(SaRuleCtx *c, const SaType *x, SaWindow *w) {
 SaStatus sa_rule_pool(SaRuleCtx *c) {
     const SaType *x = sa_rule_type(c, "x");
     SaWindow w = {0};
-    SA_TRY(sa_rule_rank(c, "x", 3, SA_MAX_RANK));
+    SA_TRY(sa_rule_rank(c, "x", 3, c->op->id == SA_OP_L2_POOL ? 4 : SA_MAX_RANK));
     SA_TRY(pool_of(c, x, &w));
     c->out[0] = *x;
     for (int i = 0; i < w.n; i++)

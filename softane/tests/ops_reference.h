@@ -150,8 +150,8 @@ static void ref_pool(Ref *r, const SaOp *op, RefValue *out) {
             sq += v * v;
         }
         double part = (double)(taps + 2) * 0x1p-24;
-        out->raw[i] = op->id == SA_OP_MAX_POOL ? max : op->id == SA_OP_AVG_POOL ? sum / count : sqrt(sq);
-        out->slack[i] = op->id == SA_OP_MAX_POOL ? 0 : op->id == SA_OP_AVG_POOL ? part * mag / count : part * sqrt(sq);
+        out->raw[i] = op->id == SA_OP_MAX_POOL ? max : op->id == SA_OP_AVG_POOL ? (count > 0 ? sum / count : 0) : sqrt(sq);
+        out->slack[i] = op->id == SA_OP_MAX_POOL ? 0 : op->id == SA_OP_AVG_POOL ? (count > 0 ? part * mag / count : 0) : part * sqrt(sq);
     }
 }
 
