@@ -294,7 +294,8 @@ def plot(records: Sequence[Record], path: Path, unigram_entropy: float | None = 
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(2, 1), layout="constrained"
     )
     _curve(top, updates, "loss", "training loss", lw=0.8, alpha=0.7)
-    _curve(top, updates, "valid_loss", "validation loss", marker="o", ms=3)
+    starts = [r for r in records if r.get("kind") == "start"]
+    _curve(top, [*starts[:1], *updates], "valid_loss", "validation loss", marker="o", ms=3)
     if unigram_entropy is not None:
         top.axhline(unigram_entropy, color="gray", ls="--", lw=0.8, label="unigram entropy")
     top.set_ylabel("nats per token")
