@@ -10,7 +10,7 @@
 
 /* ============================== Limits ==================================== */
 
-/* Largest values seen to work on some machine (facts, limits and quirks 1-4). */
+/* Largest values seen to work on some machine . */
 void sa_limits_default(SaLimits *out) {
     *out = (SaLimits){
         .max_dim = 65536,

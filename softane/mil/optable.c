@@ -40,10 +40,10 @@
 #define WORDS(k, r, list, ...) {.key = k, .kind = SA_ARG_STRING, .required = r, .choices = list, __VA_ARGS__}
 #define X16 TENSOR("x", F16)
 
-#define CORE "[M] training kernels, facts 3.1"
-#define MORE "[M] facts 3.2"
+#define CORE "[M] maderix/ANE, training kernels"
+#define MORE "[M] ironmill, sbryngelson/ANEForge"
 #define PUBLIC "[P] no measurement known"
-#define NEVER "[M] refused everywhere, facts 3.2"
+#define NEVER "[M] refused everywhere: ironmill, sbryngelson/ANEForge"
 
 #define UNARY(what, from) {sa_rule_same, "Elementwise", {X16}, "of x", what, .source = from}
 #define UNARY_REFUSED(what, from) {sa_rule_same, "Elementwise", {X16}, "of x", what, .source = from, .flags = SA_SPEC_REFUSED}
@@ -72,23 +72,23 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
         WORDS("pad_type", false, PADS, .absent = "valid"), MAY("pad", INTS, "0 each"), MAY("dilations", INTS, "1 each"),
         MAY("groups", INT, "1"), REFUSE("bias", "the engine refuses a bias here; use add")}, "[N, O, *out]",
         "y[o, s] = sum of weight[o, i, k] x[i, stride s + dilation k - pad]; summed wide, rounded once. A weight that is computed "
-        "needs groups 1 and batch 1.", .source = CORE},
+        "needs groups 1 and batch 1", .source = CORE},
     [SA_OP_CONV_TRANSPOSE] = {sa_rule_conv_transpose, "Products", {X16, CONSTANT("weight", F16, .shape = "[C, O / groups, *kernel]"),
         MAY("pad", INTS, "0 each"), MAY("output_shape", INTS, "from pad_type"), WORDS("pad_type", false, "valid|custom|same", .absent = "valid"),
         MAY("strides", INTS, "1 each"), MAY("dilations", INTS, "1 each"), MAY("groups", INT, "1"),
         REFUSE("bias", "the engine refuses a bias of conv; use add")}, "[N, O, *out]",
-        "The gradient of conv by its input: every x adds its weights at stride s + dilation k, then pad is cut off.", .source = PUBLIC},
+        "The gradient of conv by its input: every x adds its weights at stride s + dilation k, then pad is cut off", .source = PUBLIC},
     [SA_OP_MATMUL] = {sa_rule_matmul, "Products", {X16, TENSOR("y", F16), MAY("transpose_x", BOOL, "false"), MAY("transpose_y", BOOL, "false")},
-        "leading axes broadcast, [M, N]", "x y, batched; the flags swap the last two axes first.", .source = CORE},
+        "leading axes broadcast, [M, N]", "x y, batched; the flags swap the last two axes first", .source = CORE},
     [SA_OP_LINEAR] = {sa_rule_linear, "Products", {X16, CONSTANT("weight", F16, .shape = "[O, I]"), MAYCONST("bias", F16, .shape = "[O]")},
-        "[.., O]", "x weight^T + bias over the last axis.", .source = MORE},
+        "[.., O]", "x weight^T + bias over the last axis", .source = MORE},
     [SA_OP_EINSUM] = {sa_rule_einsum, "Products", {TUPLE("values", F16), NEED("equation", STRING)}, "[(B,) C, H, W]",
         "\"nchw,nwhu->nchu\" or \"chw,whr->chr\" in any letters: contracts the last axis of the first with axis -3 of the second; the "
-        "other two axes are batch and broadcast.", .source = MORE},
+        "other two axes are batch and broadcast", .source = MORE},
     [SA_OP_SCALED_DOT_PRODUCT_ATTENTION] = {sa_rule_attention, "Products", {TENSOR("query", F16), TENSOR("key", F16), TENSOR("value", F16),
         MAYTENSOR("attn_mask", F16 | BOOLS, .shape = "broadcasts to [.., L, S]")}, "[.., L, V]",
-        "softmax(query key^T / sqrt(E) + attn_mask) value. A bool mask keeps where it is true. Between its parts nothing is rounded to fp16 [I].",
-        .source = "[M] facts, limits 2; that attn_mask is without effect is [D]"},
+        "softmax(query key^T / sqrt(E) + attn_mask) value. A bool mask keeps where it is true. Rounded between its parts, as it would be if written out [I]",
+        .source = "[M] sbryngelson/ANEForge; that attn_mask is without effect: [D] maderix/ANE"},
 
     /* two operands, broadcast */
     [SA_OP_ADD] = BINARY("x + y", CORE), [SA_OP_SUB] = BINARY("x - y", CORE), [SA_OP_MUL] = BINARY("x y", CORE),
@@ -109,22 +109,22 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
     [SA_OP_SQUARE] = UNARY("x x", MORE), [SA_OP_EXP] = UNARY("e^x", MORE), [SA_OP_EXP2] = UNARY("2^x", MORE), [SA_OP_ERF] = UNARY("error function", MORE),
     [SA_OP_CEIL] = UNARY("next whole number above", MORE), [SA_OP_FLOOR] = UNARY("next whole number below", MORE),
     [SA_OP_ROUND] = UNARY("nearest whole number, half to even", MORE), [SA_OP_ATAN] = UNARY("arc tangent", MORE),
-    [SA_OP_SIN] = UNARY("sine", "[M] A15 and later only, facts 3.2"), [SA_OP_COS] = UNARY("cosine", "[M] A15 and later only, facts 3.2"),
+    [SA_OP_SIN] = UNARY("sine", "[M] A15 and later only: sbryngelson/ANEForge"), [SA_OP_COS] = UNARY("cosine", "[M] A15 and later only: sbryngelson/ANEForge"),
     [SA_OP_TAN] = UNARY_REFUSED("tangent", NEVER), [SA_OP_ASIN] = UNARY_REFUSED("arc sine", NEVER), [SA_OP_ACOS] = UNARY_REFUSED("arc cosine", NEVER),
     [SA_OP_SINH] = UNARY_REFUSED("hyperbolic sine", NEVER), [SA_OP_COSH] = UNARY_REFUSED("hyperbolic cosine", NEVER),
-    [SA_OP_ATANH] = UNARY_REFUSED("inverse hyperbolic tangent", "[I] as its neighbours, facts 3.2"),
-    [SA_OP_RSQRT] = {sa_rule_same, "Elementwise", {X16, MAY("epsilon", FLOAT, "1e-12")}, "of x", "1 / sqrt(x + epsilon)", .source = "[D] facts 3.2: pow(x, -0.5) is portable"},
-    [SA_OP_INVERSE] = {sa_rule_same, "Elementwise", {X16, MAY("epsilon", FLOAT, "1e-4")}, "of x", "1 / (x + epsilon)", .source = "[D] facts 3.2: real_div is portable"},
-    [SA_OP_LOG] = {sa_rule_same, "Elementwise", {X16, NEED("epsilon", FLOAT)}, "of x", "ln(x + epsilon); the engine demands epsilon", .source = "[D] facts 2, 3.2"},
+    [SA_OP_ATANH] = UNARY_REFUSED("inverse hyperbolic tangent", "[I] as its neighbours"),
+    [SA_OP_RSQRT] = {sa_rule_same, "Elementwise", {X16, MAY("epsilon", FLOAT, "1e-12")}, "of x", "1 / sqrt(x + epsilon)", .source = "[D] depends on the path into the engine; pow(x, -0.5) is portable"},
+    [SA_OP_INVERSE] = {sa_rule_same, "Elementwise", {X16, MAY("epsilon", FLOAT, "1e-4")}, "of x", "1 / (x + epsilon)", .source = "[D] depends on the path into the engine; real_div is portable"},
+    [SA_OP_LOG] = {sa_rule_same, "Elementwise", {X16, NEED("epsilon", FLOAT)}, "of x", "ln(x + epsilon); the engine demands epsilon", .source = "[D] depends on the path into the engine"},
     [SA_OP_CLIP] = {sa_rule_clip, "Elementwise", {X16, NEED("alpha", FLOAT), NEED("beta", FLOAT)}, "of x", "x kept between alpha and beta", .source = MORE},
-    [SA_OP_THRESHOLD] = {sa_rule_same, "Elementwise", {X16, NEED("alpha", FLOAT)}, "of x", "the larger of x and alpha", .source = "[M] numerics 3"},
+    [SA_OP_THRESHOLD] = {sa_rule_same, "Elementwise", {X16, NEED("alpha", FLOAT)}, "of x", "the larger of x and alpha", .source = "[M] sbryngelson/ANEForge"},
 
     /* activations */
     [SA_OP_SIGMOID] = UNARY("1 / (1 + e^-x)", CORE), [SA_OP_TANH] = UNARY("hyperbolic tangent", MORE), [SA_OP_RELU] = UNARY("x, 0 below 0", MORE),
     [SA_OP_RELU6] = UNARY("x kept between 0 and 6", MORE), [SA_OP_SILU] = UNARY("x sigmoid(x)", MORE), [SA_OP_SOFTPLUS] = UNARY("ln(1 + e^x)", MORE),
     [SA_OP_SOFTSIGN] = UNARY("x / (1 + |x|)", MORE),
     [SA_OP_SIGMOID_HARD] = {sa_rule_same, "Elementwise", {X16, MAY("alpha", FLOAT, "0.2"), MAY("beta", FLOAT, "0.5")}, "of x", "alpha x + beta kept between 0 and 1", .source = PUBLIC},
-    [SA_OP_SCALED_TANH] = {sa_rule_same, "Elementwise", {X16, MAY("alpha", FLOAT, "1"), MAY("beta", FLOAT, "1")}, "of x", "alpha tanh(beta x)", .source = "[M] numerics 3"},
+    [SA_OP_SCALED_TANH] = {sa_rule_same, "Elementwise", {X16, MAY("alpha", FLOAT, "1"), MAY("beta", FLOAT, "1")}, "of x", "alpha tanh(beta x)", .source = "[M] sbryngelson/ANEForge"},
     [SA_OP_LEAKY_RELU] = {sa_rule_same, "Elementwise", {X16, MAY("alpha", FLOAT, "0.01")}, "of x", "x, alpha x below 0", .source = MORE},
     [SA_OP_ELU] = {sa_rule_same, "Elementwise", {X16, MAY("alpha", FLOAT, "1")}, "of x", "x, alpha (e^x - 1) below 0", .source = MORE},
     [SA_OP_CLAMPED_RELU] = {sa_rule_same, "Elementwise", {X16, NEED("alpha", FLOAT), NEED("beta", FLOAT)}, "of x", "x, alpha x below 0; at most beta", .source = PUBLIC},
@@ -137,7 +137,7 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
         "x times the normal distribution at x; the engine demands mode", .source = MORE},
 
     /* along axes */
-    [SA_OP_REDUCE_SUM] = REDUCE("sum", CORE), [SA_OP_REDUCE_MEAN] = REDUCE("mean", "[D] facts, limits 2"), [SA_OP_REDUCE_MAX] = REDUCE("largest", MORE),
+    [SA_OP_REDUCE_SUM] = REDUCE("sum", CORE), [SA_OP_REDUCE_MEAN] = REDUCE("mean", "[D] works for ironmill and sbryngelson/ANEForge, refused for others"), [SA_OP_REDUCE_MAX] = REDUCE("largest", MORE),
     [SA_OP_REDUCE_MIN] = REDUCE("smallest", MORE), [SA_OP_REDUCE_L1_NORM] = REDUCE("sum of magnitudes", MORE),
     [SA_OP_REDUCE_L2_NORM] = REDUCE("square root of the sum of squares", MORE), [SA_OP_REDUCE_LOG_SUM] = REDUCE("ln of the sum", MORE),
     [SA_OP_REDUCE_LOG_SUM_EXP] = REDUCE("ln of the sum of e^x", MORE), [SA_OP_REDUCE_SUM_SQUARE] = REDUCE("sum of squares", MORE),
@@ -154,14 +154,14 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
         "of x", "layer_norm of each image and channel over its spatial axes, then gamma[c] and beta[c]", .source = MORE},
     [SA_OP_BATCH_NORM] = {sa_rule_channel_norm, "Norms", {X16, CONSTANT("mean", F16, .shape = "[C]"), CONSTANT("variance", F16, .shape = "[C]"),
         MAYCONST("gamma", F16, .shape = "[C]"), MAYCONST("beta", F16, .shape = "[C]"), MAY("epsilon", FLOAT, "1e-5")}, "of x",
-        "(x - mean[c]) / sqrt(variance[c] + epsilon) gamma[c] + beta[c]", .source = "[M] numerics 3"},
+        "(x - mean[c]) / sqrt(variance[c] + epsilon) gamma[c] + beta[c]", .source = "[M] sbryngelson/ANEForge"},
     [SA_OP_L2_NORM] = {sa_rule_l2_norm, "Norms", {X16, MAY("epsilon", FLOAT, "1e-6")}, "of x", "x / sqrt(sum of squares + epsilon) over the last three axes", .source = MORE},
     [SA_OP_LOCAL_RESPONSE_NORM] = {sa_rule_lrn, "Norms", {X16, NEED("size", INT), MAY("alpha", FLOAT, "1e-4"), MAY("beta", FLOAT, "0.75"), MAY("k", FLOAT, "1")}, "of x",
-        "x / (k + alpha / size sum of squares)^beta over `size` channels around each: size / 2 before, (size - 1) / 2 behind. The engine refuses 16 and more channels.",
-        .source = "[M] facts, limits 2"},
+        "x / (k + alpha / size sum of squares)^beta over `size` channels around each: size / 2 before, (size - 1) / 2 behind. The engine refuses 16 and more channels",
+        .source = "[M] sbryngelson/ANEForge"},
 
     /* windows */
-    [SA_OP_MAX_POOL] = POOL("largest of a window; padding never wins", "[M] numerics 3"),
+    [SA_OP_MAX_POOL] = POOL("largest of a window; padding never wins", "[M] sbryngelson/ANEForge"),
     [SA_OP_AVG_POOL] = POOL("mean of a window; padding counts as zeros, or not at all", PUBLIC, MAY("exclude_padding_from_average", BOOL, "false")),
     [SA_OP_L2_POOL] = POOL("square root of the sum of squares of a window", PUBLIC),
 
@@ -189,10 +189,10 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
     [SA_OP_SLIDING_WINDOWS] = {sa_rule_windows, "Movement", {TENSOR("x", MOVED), NEED("axis", INT), NEED("size", INT), MAY("stride", INT, "1")},
         "axis becomes [windows, size]", "element [i, j] is element stride i + j of the axis", .source = PUBLIC},
     [SA_OP_CAST] = {sa_rule_cast, "Movement", {TENSOR("x", MOVED), WORDS("dtype", true, "fp16|fp32|bool|int8|uint8")}, "of x, that dtype",
-        "half to even, out of range to inf; to integers toward zero, kept in range. No cast to int32", .source = "[M], [D] on M1: facts 3.1"},
+        "half to even, out of range to inf; to integers toward zero, kept in range. No cast to int32", .source = "[M] M4 and later, [D] on M1 and M2: maderix/ANE PR 6"},
 
     /* images */
-    [SA_OP_UPSAMPLE_NEAREST_NEIGHBOR] = {sa_rule_upsample, "Images", {TENSOR("x", MOVED), FACTORS}, "floor(size factor)", "element i is element floor(i in / out)", .source = "[M] numerics 3"},
+    [SA_OP_UPSAMPLE_NEAREST_NEIGHBOR] = {sa_rule_upsample, "Images", {TENSOR("x", MOVED), FACTORS}, "floor(size factor)", "element i is element floor(i in / out)", .source = "[M] sbryngelson/ANEForge"},
     [SA_OP_RESIZE_NEAREST_NEIGHBOR] = {sa_rule_resize_to, "Images", {TENSOR("x", MOVED), NEED("target_size_height", INT), NEED("target_size_width", INT)},
         "the target sizes", "element i is element floor(i in / out)", .source = PUBLIC},
     [SA_OP_UPSAMPLE_BILINEAR] = {sa_rule_upsample, "Images", {X16, FACTORS, MAY("align_corners", BOOL, "true")}, "floor(size factor)",
@@ -204,10 +204,10 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
         WORDS("interpolation_mode", false, "LINEAR|NEAREST_NEIGHBOR", .absent = "LINEAR"), SAMPLING}, "the last resized_dims (1 or 2) of shape; 0 keeps an axis",
         "as resize_bilinear or resize_nearest_neighbor", .source = PUBLIC},
     [SA_OP_CROP] = {sa_rule_crop, "Images", {TENSOR("x", MOVED), NEED("crop_height", INTS), NEED("crop_width", INTS)}, "less (before, after) of the last two axes", "the inside", .source = PUBLIC},
-    [SA_OP_SPACE_TO_DEPTH] = SHUFFLE("block_size", "[N, C b b, H / b, W / b]", "channel (i b + j) C + c has row i, column j of each block", "[M] facts 3.2"),
-    [SA_OP_DEPTH_TO_SPACE] = SHUFFLE("block_size", "[N, C / (b b), H b, W b]", "undoes space_to_depth", "[M] numerics 3"),
+    [SA_OP_SPACE_TO_DEPTH] = SHUFFLE("block_size", "[N, C b b, H / b, W / b]", "channel (i b + j) C + c has row i, column j of each block", "[M] sbryngelson/ANEForge"),
+    [SA_OP_DEPTH_TO_SPACE] = SHUFFLE("block_size", "[N, C / (b b), H b, W b]", "undoes space_to_depth", "[M] sbryngelson/ANEForge"),
     [SA_OP_PIXEL_UNSHUFFLE] = SHUFFLE("downscale_factor", "[N, C b b, H / b, W / b]", "channel c b b + i b + j has row i, column j of each block", PUBLIC),
-    [SA_OP_PIXEL_SHUFFLE] = SHUFFLE("upscale_factor", "[N, C / (b b), H b, W b]", "undoes pixel_unshuffle", "[M] numerics 3"),
+    [SA_OP_PIXEL_SHUFFLE] = SHUFFLE("upscale_factor", "[N, C / (b b), H b, W b]", "undoes pixel_unshuffle", "[M] sbryngelson/ANEForge"),
     [SA_OP_SPACE_TO_BATCH] = {sa_rule_space_batch, "Images", {TENSOR("x", F16), NEED("block_shape", INTS), NEED("paddings", PAIRS)},
         "[N b0 b1, C, H / b0, W / b1] of the padded x", "image (i b1 + j) N + n has row i, column j of each block", .source = PUBLIC},
     [SA_OP_BATCH_TO_SPACE] = {sa_rule_space_batch, "Images", {TENSOR("x", F16), NEED("block_shape", INTS), NEED("crops", PAIRS)},
@@ -216,10 +216,10 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
     /* order, indices */
     [SA_OP_TOPK] = {sa_rule_topk, "Indices", {X16, MAY("k", INT, "1; -1 is all"), MAY("axis", INT, "-1"), MAY("ascending", BOOL, "false"), MAY("sort", BOOL, "true"),
         MAY("return_indices", BOOL, "true"), WORDS("output_indices_dtype", false, "int32|uint16", .absent = "int32")}, "values and indices, k along axis",
-        "the k largest (or smallest) in order, the first of equals first. The engine refuses k of 3 and 4", .source = "[M] facts, limits 2", .flags = SA_SPEC_MANY},
+        "the k largest (or smallest) in order, the first of equals first. The engine refuses k of 3 and 4", .source = "[M] sbryngelson/ANEForge", .flags = SA_SPEC_MANY},
     [SA_OP_ARGSORT] = {sa_rule_argsort, "Indices", {X16, MAY("axis", INT, "-1"), MAY("ascending", BOOL, "false")}, "of x, int32", "indices in sorted order; equals keep theirs", .source = PUBLIC},
     [SA_OP_GATHER] = {sa_rule_gather, "Indices", {TENSOR("x", MOVED), TENSOR("indices", INDEX), MAY("axis", INT, "0"), MAY("batch_dims", INT, "0"),
-        MAY("validate_indices", BOOL, "false")}, "axis replaced by those of indices", "elements of x by index, negative ones from the end", .source = "[M] constant indices only, facts 3.2"},
+        MAY("validate_indices", BOOL, "false")}, "axis replaced by those of indices", "elements of x by index, negative ones from the end", .source = "[M] constant indices only: ironmill, sbryngelson/ANEForge"},
     [SA_OP_GATHER_ALONG_AXIS] = {sa_rule_gather_along_axis, "Indices", {TENSOR("x", MOVED), TENSOR("indices", INDEX), MAY("axis", INT, "0"), MAY("validate_indices", BOOL, "false")},
         "of indices", "an index for every element of the result", .source = PUBLIC},
     [SA_OP_GATHER_ND] = {sa_rule_gather_nd, "Indices", {TENSOR("x", MOVED), TENSOR("indices", INDEX), MAY("batch_dims", INT, "0"), MAY("validate_indices", BOOL, "false")},
@@ -237,18 +237,18 @@ static const SaOpSpec specs[SA_OP_COUNT] = {
 
     /* quantised values, compressed constants */
     [SA_OP_QUANTIZE] = {sa_rule_quantize, "Quantised values", {TENSOR("input", F16), MAYCONST("zero_point", BYTES, .shape = "as scale"), CONSTANT("scale", F16, .shape = "scalar or [input at axis]"),
-        MAY("axis", INT, "none"), WORDS("output_dtype", true, "int8|uint8")}, "of input", "round(input / scale) + zero_point, kept in range", .source = "[M] M4, [D] elsewhere: facts 3.2"},
+        MAY("axis", INT, "none"), WORDS("output_dtype", true, "int8|uint8")}, "of input", "round(input / scale) + zero_point, kept in range", .source = "[M] maderix/ANE on M4, [D] refused for ironmill"},
     [SA_OP_DEQUANTIZE] = {sa_rule_dequantize, "Quantised values", {TENSOR("input", BYTES), MAYCONST("zero_point", BYTES, .shape = "as scale"),
-        CONSTANT("scale", FLOATS, .shape = "scalar or [input at axis]"), MAY("axis", INT, "none")}, "of input", "scale (input - zero_point)", .source = "[M] M4, [D] elsewhere: facts 3.2"},
+        CONSTANT("scale", FLOATS, .shape = "scalar or [input at axis]"), MAY("axis", INT, "none")}, "of input", "scale (input - zero_point)", .source = "[M] maderix/ANE on M4, [D] refused for ironmill"},
     [SA_OP_CONSTEXPR_AFFINE_DEQUANTIZE] = {sa_rule_affine, "Compressed constants", {CONSTANT("quantized_data", BYTES), CONSTANT("zero_point", BYTES | BIT(SA_FP32), .shape = "scalar or [data at axis]"),
-        CONSTANT("scale", FLOATS, .shape = "scalar or [data at axis]"), NEED("axis", INT)}, "of quantized_data", "scale (quantized_data - zero_point)", .source = "[M], [D] in memory: facts 8", .flags = SA_SPEC_CONSTEXPR},
+        CONSTANT("scale", FLOATS, .shape = "scalar or [data at axis]"), NEED("axis", INT)}, "of quantized_data", "scale (quantized_data - zero_point)", .source = "[M] sbryngelson/ANEForge, [D] through the in-memory path", .flags = SA_SPEC_CONSTEXPR},
     [SA_OP_CONSTEXPR_BLOCKWISE_SHIFT_SCALE] = {sa_rule_blockwise, "Compressed constants", {CONSTANT("data", BYTES | NIBBLES | FLOATS), CONSTANT("scale", FLOATS, .shape = "divides data"),
-        MAYCONST("offset", BYTES | NIBBLES | FLOATS, .shape = "as scale")}, "of data", "scale (data - offset), one of each per block", .source = "[M] M3 to M5: facts 8", .flags = SA_SPEC_CONSTEXPR},
+        MAYCONST("offset", BYTES | NIBBLES | FLOATS, .shape = "as scale")}, "of data", "scale (data - offset), one of each per block", .source = "[M] oMLX on M3 to M5", .flags = SA_SPEC_CONSTEXPR},
     [SA_OP_CONSTEXPR_LUT_TO_DENSE] = {sa_rule_lut, "Compressed constants", {CONSTANT("indices", PALETTE), CONSTANT("lut", BYTES | FLOATS, .shape = "[*blocks, 2^bits, vector] or [2^bits]", .deep = true),
         MAY("vector_axis", INT, "none"), MAY("shape", INTS, "of indices")}, "of indices, times vector along vector_axis",
-        "lut[index]; with `shape` indices are bytes of packed fields, the first in the lowest bits", .source = "[M] facts 8", .flags = SA_SPEC_CONSTEXPR},
+        "lut[index]; with `shape` indices are bytes of packed fields, the first in the lowest bits", .source = "[M] sbryngelson/ANEForge", .flags = SA_SPEC_CONSTEXPR},
     [SA_OP_CONSTEXPR_SPARSE_TO_DENSE] = {sa_rule_sparse, "Compressed constants", {CONSTANT("nonzero_data", BYTES | NIBBLES | FLOATS, .shape = "[set bits]"), CONSTANT("mask", BIT(SA_UINT1) | BIT(SA_UINT8)),
-        MAY("shape", INTS, "of mask")}, "of mask, or shape", "the next of nonzero_data where mask is set, else 0; with `shape` mask is packed into bytes", .source = "[D] facts 8", .flags = SA_SPEC_CONSTEXPR},
+        MAY("shape", INTS, "of mask")}, "of mask, or shape", "the next of nonzero_data where mask is set, else 0; with `shape` mask is packed into bytes", .source = "[D] no measurement of the values", .flags = SA_SPEC_CONSTEXPR},
     [SA_OP_CONSTEXPR_CAST] = {sa_rule_constexpr_cast, "Compressed constants", {CONSTANT("source_val", F16), WORDS("output_dtype", true, "fp32")}, "of source_val", "the same values", .source = PUBLIC, .flags = SA_SPEC_CONSTEXPR},
 };
 

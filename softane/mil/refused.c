@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define FACTS "[M] refused everywhere, facts 3.2"
+#define FACTS "[M] refused everywhere: ironmill, sbryngelson/ANEForge"
 #define NONE "[P] not among what was seen to run on the engine"
 #define STATIC "shapes are static here: "
 
@@ -21,8 +21,8 @@ static const SaRefusedOp refused[] = {
     {"scatter_along_axis", "refused by the engine: use select, concat or a product with a constant", FACTS},
     {"scatter_nd", "refused by the engine: use select, concat or a product with a constant", FACTS},
     {"slice_update", "refused by the engine: use concat of slices", "[I] as scatter"},
-    {"shape", STATIC "write the numbers", "[M] no dynamic shapes, facts 3.2"},
-    {"reshape_like", STATIC "use reshape", "[M] no dynamic shapes, facts 3.2"},
+    {"shape", STATIC "write the numbers", "[M] no dynamic shapes: ironmill, sbryngelson/ANEForge"},
+    {"reshape_like", STATIC "use reshape", "[M] no dynamic shapes: ironmill, sbryngelson/ANEForge"},
     {"cond", "refused by the engine: use select", NONE},
     {"while_loop", "refused by the engine: unroll it", NONE},
     {"make_list", "refused by the engine: use tensors", NONE},

@@ -36,7 +36,7 @@ SaStatus sa_rule_lrn(SaRuleCtx *c) {
     int64_t size;
     SA_TRY(sa_rule_rank(c, "x", 3, 4));
     SA_TRY(sa_rule_int_in(c, "size", 1, INT32_MAX, 1, &size));
-    if (sa_rule_type(c, "x")->dim[1] >= 16 && !c->limits->allow_refused) /* facts: limits and quirks 2 */
+    if (sa_rule_type(c, "x")->dim[1] >= 16 && !c->limits->allow_refused) /* seen by sbryngelson/ANEForge */
         return sa_rule_fail(c, SA_E_LIMIT, "x", "the engine refuses 16 or more channels here");
     return sa_rule_same(c);
 }
@@ -95,7 +95,7 @@ SaStatus sa_rule_topk(SaRuleCtx *c) {
     SA_TRY(sa_rule_int_in(c, "k", -1, most, 1, &k));
     if (k == 0)
         return sa_rule_fail(c, SA_E_OPERAND, "k", "must not be 0");
-    if ((k == 3 || k == 4) && !c->limits->allow_refused) /* facts: limits and quirks 2 */
+    if ((k == 3 || k == 4) && !c->limits->allow_refused) /* seen by sbryngelson/ANEForge */
         return sa_rule_fail(c, SA_E_LIMIT, "k", "the engine refuses 3 and 4; take 5 and cut");
     sa_op_bool(c->op, "return_indices", &indices);
     if (!indices && sa_op_arg(c->op, "output_indices_dtype"))
@@ -116,7 +116,7 @@ SaStatus sa_rule_topk(SaRuleCtx *c) {
 
 /* ============================== Gathers =================================== */
 
-/* Facts 3.2: no gather by indices that are computed. */
+/* No gather by computed indices was seen to run (ironmill, sbryngelson/ANEForge). */
 SaStatus sa_rule_static_indices(SaRuleCtx *c) {
     if (c->limits->allow_refused || sa_value_is_constant(sa_op_value(c->op, "indices")))
         return SA_OK;

@@ -121,7 +121,7 @@ SaStatus sa_rule_conv(SaRuleCtx *c) {
     SA_TRY(check_channels(c, x, weight, false, &out));
     sa_op_int(c->op, "groups", &groups);
     /* weights computed at run time pass through another path of the engine */
-    if (!baked && (groups != 1 || x->dim[0] != 1)) /* facts: refused by the engine */
+    if (!baked && (groups != 1 || x->dim[0] != 1)) /* seen to be refused */
         return sa_rule_fail(c, SA_E_LIMIT, "weight", "a computed weight needs groups 1 and batch 1");
     SaWindow w = {0};
     Padding p;
