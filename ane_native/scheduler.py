@@ -370,8 +370,7 @@ class DoubleBufferedTrainer:
             self._check(c.lib.ane_sched_submit(self._handle, c.ffi.NULL, 0, error), error)
             return
         self._versions[version] = weights  # before the call: the job starts reading at once
-        if owned:
-            self._owned.add(version)
+        (self._owned.add if owned else self._owned.discard)(version)
         try:
             self._check(
                 c.lib.ane_sched_submit(self._handle, self._c.pointers(weights), snapshot_ns, error),
@@ -380,6 +379,7 @@ class DoubleBufferedTrainer:
         except BaseException:
             if int(self._state().newest) < version:
                 del self._versions[version]
+                self._owned.discard(version)
             raise
 
     def _finish(self) -> BatchStats:
