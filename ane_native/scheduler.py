@@ -334,7 +334,8 @@ class DoubleBufferedTrainer:
     def _release_versions(self) -> None:
         """Forget versions that neither the scheduler nor the active generation needs."""
         state = self._state()
-        for version in [v for v in self._versions if v < int(state.active)]:
+        needed = (int(state.active), int(state.pending))
+        for version in [v for v in self._versions if v not in needed]:  # failed ones, too
             if version < int(state.oldest_needed):
                 copies = self._versions.pop(version)
                 if version in self._owned:
@@ -428,6 +429,7 @@ class DoubleBufferedTrainer:
             if status == c.lib.ANE_SKIP:
                 self._submit(None, -1, 0)
             else:
+                self._release_versions()
                 version = int(self._state().newest) + 1
                 snapshot, ns = self._snapshot(checked, handover)
                 self._submit(snapshot, version, ns, owned=not handover)
