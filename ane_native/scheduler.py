@@ -584,6 +584,8 @@ class DoubleBufferedTrainer:
                 break
         self._handle = 0
         _open_trainers.discard(self)
+        if status == c.lib.ANE_AGAIN and self._versions:  # the job may be reading the newest
+            _abandoned.append(self._versions[max(self._versions)])
         self._versions.clear()
         self._spare.clear()
 
@@ -611,6 +613,7 @@ class DoubleBufferedTrainer:
 
 
 _open_trainers: weakref.WeakSet[DoubleBufferedTrainer] = weakref.WeakSet()
+_abandoned: list[object] = []  # arrays of trainers whose close timed out: never freed
 
 
 @atexit.register
