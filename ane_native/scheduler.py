@@ -347,9 +347,14 @@ class DoubleBufferedTrainer:
     def active_weights(self) -> Mapping[str, NDArray[np.float32]]:
         """What the active generation was baked from (do not write to it).
 
-        CPU mathematics that is paired with the kernels must use these, not newer ones.
+        CPU mathematics that is paired with the kernels must use these, not newer ones. They
+        stay as they are until the next :meth:`step` begins; its copies are made in buffers of
+        older versions.
         """
-        return MappingProxyType(self._versions[int(self._state().active)])
+        while True:
+            found = self._versions.get(int(self._state().active))
+            if found is not None:  # else another thread is in step() and has just swapped
+                return MappingProxyType(found)
 
     @property
     def oldest_needed(self) -> int:
