@@ -85,7 +85,8 @@ AneObject *ane_surface_object(AneSurface *s);
 typedef struct AneProgram AneProgram;
 
 typedef struct {
-    uint64_t bake_ns, compile_ns, load_ns;
+    uint64_t bake_ns; /* fp16 blobs and staging files */
+    uint64_t compile_ns, load_ns;
     bool compiled; /* this call compiled it */
     bool reused;   /* it was loaded already */
 } AneCost;

@@ -293,13 +293,16 @@ static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *c
     int status = reserved ? ANE_OK : ane_budget_reserve(1, err);
     if (status != ANE_OK)
         return status;
-    if ((status = stage(p, err)) != ANE_OK) {
+    uint64_t begin = ane_now_ns();
+    status = stage(p, err);
+    cost->bake_ns += ane_now_ns() - begin;
+    if (status != ANE_OK) {
         if (!reserved)
             ane_budget_return(1);
         return status;
     }
     NSError *e = nil;
-    uint64_t begin = ane_now_ns();
+    begin = ane_now_ns();
     BOOL ok = [p->model compileWithQoS:qos options:[NSDictionary dictionary] error:&e];
     cost->compile_ns += ane_now_ns() - begin;
     cost->compiled = true;

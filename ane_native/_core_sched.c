@@ -105,6 +105,7 @@ static int build_kernel(AneGeneration *gen, int32_t k, AneProgram *p, AneError *
     uint64_t begin = ane_now_ns();
     int status = ane_prog_load(p, qos, true, &cost, err);
     uint64_t end = ane_now_ns();
+    gen->cost.bake_ns += cost.bake_ns; /* staging files */
     gen->cost.compile_ns += cost.compile_ns;
     gen->cost.load_ns += cost.load_ns;
     gen->compiled += cost.compiled;

@@ -24,7 +24,7 @@ parser.add_argument("--updates", type=int, default=100)
 parser.add_argument("--accumulate", type=int, default=4, help="micro-steps per update")
 parser.add_argument("--preset", choices=PRESETS, default="demo")
 parser.add_argument("--staleness", type=int, default=1)
-parser.add_argument("--lr", type=float, default=1e-3)
+parser.add_argument("--lr", type=float, default=4e-4)
 args = parser.parse_args()
 
 model = PRESETS[args.preset]
@@ -32,7 +32,8 @@ program = LlamaProgram(model)  # the kernels as MIL text, and how their surfaces
 corpus = open_corpus(None, seq=model.seq)
 valid = fixed_windows(corpus.valid, model.seq, 8)
 windows = WindowSampler(corpus.train, model.seq, seed=0)
-adam = AdamW(init_params(model, np.random.default_rng(0)))
+# Gradients are one update old: momentum must be smaller than usual to stay stable.
+adam = AdamW(init_params(model, np.random.default_rng(0)), betas=(0.7, 0.95))
 rate = warmup_cosine(args.lr, warmup=min(20, args.updates // 4), total=args.updates)
 
 engine = ane.Engine()
