@@ -95,7 +95,7 @@ def prepare(path: Path | str | None = None) -> ctypes.CDLL:
 
         blas = blas_path()
         if blas is not None:
-            os.environ.setdefault("SOFTANE_BLAS", str(blas))
+            os.environ.setdefault("SOFTANE_BLAS_HINT", str(blas))
         try:
             library = ctypes.CDLL(str(path or library_path()))
         except OSError as error:

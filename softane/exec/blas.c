@@ -6,7 +6,8 @@
  * of that where it does not), and no library is loaded whose own threads spin
  * for a while at the start. Elsewhere a BLAS is looked for at the first product:
  *   1. environment SOFTANE_BLAS: a path, or "built-in"
- *   2. ../scipy_openblas32/lib/ beside the directory of this library
+ *   2. environment SOFTANE_BLAS_HINT: a path somebody knows of (the Python package
+ *      names its wheel), then ../scipy_openblas32/lib/ beside this library
  *   3. SA_DEFAULT_BLAS, when the build defines it
  *   4. the system: libopenblas.so.0, libcblas.so.3; Accelerate on macOS
  * It is set to one thread through its own function: products are split over
@@ -96,7 +97,8 @@ static void find(void) {
             return;
         sa_log(SA_LOG_ERROR, "SOFTANE_BLAS=%s: no BLAS there; looking elsewhere", env);
     }
-    if (strcmp(sa_kernels_get()->name, "x86-64-v4") == 0 || try_neighbour())
+    const char *hint = getenv("SOFTANE_BLAS_HINT");
+    if (strcmp(sa_kernels_get()->name, "x86-64-v4") == 0 || (hint && try_library(hint)) || try_neighbour())
         return;
 #if defined(SA_DEFAULT_BLAS)
     if (try_library(SA_DEFAULT_BLAS))
