@@ -65,7 +65,8 @@ class BatchStats:
         submit_ms: handing the job to the queue.
         compile_ms: the whole background job of the generation that was installed, and its
             parts; None when none was installed.
-        bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``.
+        bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``; baking
+            includes hashing and the files the engine's compiler reads.
         hidden_ms: ``compile_ms - compile_stall_ms``, at least 0.
         programs_compiled, programs_reused: in that generation.
         evals_during_compile, micro_steps_during_compile: that ended while it compiled.
@@ -352,7 +353,10 @@ class DoubleBufferedTrainer:
         older versions.
         """
         while True:
-            found = self._versions.get(int(self._state().active))
+            active = int(self._state().active)
+            if active < 0:
+                raise ClosedError("the trainer is being closed")
+            found = self._versions.get(active)
             if found is not None:  # else another thread is in step() and has just swapped
                 return MappingProxyType(found)
 
