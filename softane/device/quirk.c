@@ -41,7 +41,8 @@ void sa_device_run_options(SaRunOptions *out) {
     sa_device_quirks(&q);
     out->numerics = (SaNumerics)sa_setting(SA_SET_NUMERICS);
     out->arithmetic = (q.winograd ? SA_RUN_WINOGRAD : 0u) | (q.flush_subnormals ? SA_RUN_FLUSH : 0u) |
-                      (q.quantised_tables ? SA_RUN_COARSE : 0u) | (q.dot_limit > 0 ? 0u : SA_RUN_UNLIMITED);
+                      (q.quantised_tables ? SA_RUN_COARSE : 0u) | (q.dot_limit > 0 ? 0u : SA_RUN_UNLIMITED) |
+                      (q.sdpa_ignores_mask ? SA_RUN_UNMASKED : 0u);
     out->dot_limit = (float)q.dot_limit;
     out->slice_clamp = (float)q.slice_clamp;
 }

@@ -131,6 +131,7 @@ enum {
     NC = 256           /* columns of B packed at once */
 };
 static const float SMALL = 64.0f;   /* |a b| below it: tile_fma */
+static const double SUM_LIMIT = 0x1p31 - 1; /* what int32 holds; the last value is kept for "beyond" */
 
 SA_INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -322,6 +323,8 @@ typedef int32_t __attribute__((may_alias)) Int32InFloat;
 /* The int32 sums in C become results. */
 SA_WIDE static void finish_row(const SaFixedOut *o, float *c, size_t i, size_t j0, size_t n) {
     const Int32InFloat *acc = (const Int32InFloat *)(const void *)c;
+    if (o->sums)
+        return;
     const float row = o->row_bias ? o->row_bias[i] : 0.0f;
     if (o->raw) {
         double *raw = o->raw + i * o->ld_raw + j0;
@@ -341,6 +344,10 @@ SA_WIDE static void finish_row(const SaFixedOut *o, float *c, size_t i, size_t j
 static void finish_one(const SaFixedOut *o, float *c, size_t i, size_t j, double acc) {
     if (o->raw) {
         o->raw[i * o->ld_raw + j] = acc;
+        return;
+    }
+    if (o->sums) {
+        *(Int32InFloat *)(void *)c = acc >= SUM_LIMIT ? INT32_MAX : acc <= -SUM_LIMIT ? INT32_MIN : (int32_t)acc;
         return;
     }
     double y = fabs(acc) >= 0x1p31 ? copysign(INFINITY, acc) : acc * 0x1p-16;
@@ -439,7 +446,7 @@ static void conclude(const SaGemmArgs *g, const SaFixedOut *o, Work *w, size_t j
         size_t rows = least(MR, g->m - i);
         double square = greatest(w->squares_a + i, rows);
         double whole = 65536.0 * sqrt(square * greatest(w->squares_b, n) * 1.001) + half;
-        if (whole < 0x1p31) {
+        if (whole < SUM_LIMIT) {
             for (size_t r = 0; r < rows; r++)
                 finish_row(o, g->c + (i + r) * g->ldc + j0, i + r, j0, n);
             continue;
@@ -447,7 +454,7 @@ static void conclude(const SaGemmArgs *g, const SaFixedOut *o, Work *w, size_t j
         for (size_t j = 0; j < n; j += NR) {
             size_t columns = least(NR, n - j);
             double bound = 65536.0 * sqrt(square * greatest(w->squares_b + j, columns) * 1.001) + half;
-            if (bound < 0x1p31)
+            if (bound < SUM_LIMIT)
                 for (size_t r = 0; r < rows; r++)
                     finish_row(o, g->c + (i + r) * g->ldc + j0 + j, i + r, j0 + j, columns);
             else

@@ -97,6 +97,7 @@ typedef struct {
     const float *row_bias, *column_bias; /* [m] or [n], added before the one rounding; NULL: none */
     double *raw;                         /* not NULL: [m][ld_raw] the sums in units of 2^-16; C is scratch then */
     size_t ld_raw;
+    bool sums;                           /* C gets the sums as int32, INT32_MAX or _MIN when beyond */
 } SaFixedOut;
 
 typedef struct {

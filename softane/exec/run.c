@@ -78,8 +78,10 @@ static SaStepFn *const executors[SA_STEP_KINDS] = {
 static void walk(SaRun *r, const SaProc *p, const void *const *inputs, void *const *outputs) {
     for (int i = 0; i < p->n_inputs; i++)
         sa_port_load(r, &p->inputs[i], inputs[i], sa_run_at(r, p->in_ref[i]));
+    bool unmasked = (r->arithmetic & SA_RUN_UNMASKED) != 0;
     for (int i = 0; i < p->n_steps && !r->failed; i++)
-        executors[p->steps[i].kind](r, &p->steps[i]);
+        if (!(unmasked && p->steps[i].attn_mask))
+            executors[p->steps[i].kind](r, &p->steps[i]);
     for (int i = 0; i < p->n_outputs && !r->failed; i++)
         sa_port_store(r, &p->outputs[i], sa_run_at(r, p->out_ref[i]), outputs[i]);
 }

@@ -71,7 +71,7 @@ static size_t taps_inside(const SaPool *p, int axis, size_t o) {
 }
 
 typedef struct {
-    const SaRun *run;
+    SaRun *run;
     const SaStep *step;
     const float *x, *table;
     float *out;
@@ -171,11 +171,50 @@ static void fold_chunk(void *context, size_t chunk) {
     }
 }
 
+/* The same under silicon: the sums of the taps are integers, or beyond. */
+static void fold_fixed_tap(const SaPool *p, double *y, const float *x, const Span s[3]) {
+    typedef int32_t __attribute__((may_alias)) Sum;
+    for (size_t i = s[0].lo; i < s[0].hi; i++)
+        for (size_t j = s[1].lo; j < s[1].hi; j++) {
+            size_t plane = s[0].first + (i - s[0].lo) * p->stride[0], row = s[1].first + (j - s[1].lo) * p->stride[1];
+            double *to = y + (plane * p->in[1] + row) * p->in[2] + s[2].first;
+            const Sum *from = (const Sum *)(const void *)(x + (i * p->out[1] + j) * p->out[2] + s[2].lo);
+            for (size_t o = 0; o < s[2].hi - s[2].lo; o++) {
+                double sum = from[o] == INT32_MAX ? (double)INFINITY : from[o] == INT32_MIN ? -(double)INFINITY : from[o];
+                to[o * p->stride[2]] += sum;
+            }
+        }
+}
+
+static void fold_fixed_chunk(void *context, size_t chunk) {
+    const Job *j = context;
+    const SaPool *p = &j->step->u.fold_back.w;
+    size_t in = p->in[0] * p->in[1] * p->in[2], out = p->out[0] * p->out[1] * p->out[2];
+    double *acc = (double *)(void *)sa_pack_scratch(2 * in);
+    if (!acc)
+        j->run->failed = true;
+    for (size_t c = chunk * j->per_chunk; acc && c < job_end(j, chunk); c++) {
+        const float *x = j->x + c * p->kernel[0] * p->kernel[1] * p->kernel[2] * out;
+        float *y = j->out + c * in;
+        memset(acc, 0, in * sizeof *acc);
+        for (size_t t0 = 0; t0 < p->kernel[0]; t0++)
+            for (size_t t1 = 0; t1 < p->kernel[1]; t1++)
+                for (size_t t2 = 0; t2 < p->kernel[2]; t2++, x += out) {
+                    const Span s[3] = {span_of(p, 0, t0), span_of(p, 1, t1), span_of(p, 2, t2)};
+                    fold_fixed_tap(p, acc, x, s);
+                }
+        j->run->k->fixed_store(y, acc, 0.0f, in);
+        if (j->run->arithmetic & SA_RUN_FLUSH)
+            j->round(y, y, in);
+    }
+}
+
 void sa_step_fold_back(SaRun *r, const SaStep *s) {
     const SaPool *p = &s->u.fold_back.w;
     size_t work = p->out[0] * p->out[1] * p->out[2] * p->kernel[0] * p->kernel[1] * p->kernel[2];
     Job j = job_of(r, s, p->planes, work);
-    share(&j, fold_chunk);
+    bool fixed = r->numerics == SA_NUMERICS_SILICON && s->store == SA_STORE_PRODUCT;
+    share(&j, fixed ? fold_fixed_chunk : fold_chunk);
 }
 
 /* ============================== Linear resizing =========================== */

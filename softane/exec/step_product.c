@@ -60,7 +60,7 @@ static void rectangle(const GemmJob *j, size_t batch, size_t part) {
     x.b = j->b + b_at + (x.tb ? n0 * x.ldb : n0);
     x.c = j->c + c_at + m0 * x.ldc + n0;
     const float *bias = j->bias ? j->bias + inner * g->bias_step : NULL;
-    SaFixedOut o = {.row_bias = g->bias == SA_BIAS_ROW ? bias + m0 : NULL,
+    SaFixedOut o = {.sums = g->sums, .row_bias = g->bias == SA_BIAS_ROW ? bias + m0 : NULL,
                     .column_bias = g->bias == SA_BIAS_COLUMN ? bias + n0 : NULL};
     if (!(j->fixed ? sa_fixed_gemm(j->run->k, &x, &o) : sa_gemm(j->run->k, &x))) {
         j->run->failed = true;
@@ -68,7 +68,7 @@ static void rectangle(const GemmJob *j, size_t batch, size_t part) {
     }
     if (!j->fixed)
         finish(j, x.c, bias, m0, x.m, n0, x.n);
-    else if (j->run->arithmetic & SA_RUN_FLUSH)
+    else if ((j->run->arithmetic & SA_RUN_FLUSH) && !g->sums)
         for (size_t i = 0; i < x.m; i++)
             j->round(x.c + i * x.ldc, x.c + i * x.ldc, x.n);
 }
@@ -96,7 +96,7 @@ void sa_step_gemm(SaRun *r, const SaStep *s) {
                  .round = round == SA_ROUND_NONE ? NULL : r->k->round[round]};
     j.m_parts = (g->g.m + g->m_chunk - 1) / g->m_chunk;
     j.n_parts = (g->g.n + g->n_chunk - 1) / g->n_chunk;
-    j.fixed = r->numerics == SA_NUMERICS_SILICON && s->store == SA_STORE_PRODUCT;
+    j.fixed = r->numerics == SA_NUMERICS_SILICON && (s->store == SA_STORE_PRODUCT || g->sums);
     size_t groups = (g->batches + g->b_chunk - 1) / g->b_chunk;
     sa_parallel(r->threads, groups * j.m_parts * j.n_parts, gemm_chunk, &j);
 }

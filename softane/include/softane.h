@@ -78,7 +78,7 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   subnormals      keep | flush: subnormal fp16 results become 0 (fast, silicon) [keep]
  *   tables          exact | quantised: table functions keep as many bits as the
  *                   engine's published error allows (fast, silicon) [exact]
- *   sdpa_mask       not wired yet
+ *   sdpa_mask       ignore | honour: attn_mask of scaled_dot_product_attention [ignore]
  *   compile_ms op_ms mib_ms first_compile parallel_compile load_ms unload_ms
  *   floor_ms tflops gbytes_s busy   the timing model, see device/timing.c
  *

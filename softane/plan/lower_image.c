@@ -69,6 +69,7 @@ SaStatus sa_lower_conv_transpose(SaLower *l, const SaOp *op, int index) {
         return sa_lower_fail(l, op, SA_E_LIMIT, "a convolution is too large");
     SA_TRY(sa_lower_slot(l, floats, &columns));
     SaGemm product = {.n_batch = 2, .batch = {images, g}, .a_step = {0, k * m}, .b_step = {g * k * at, k * at},
+                      .sums = result->type.dtype == SA_FP16,
                       .c_step = {g * m * at, m * at}, .g = {.ta = true, .m = m, .n = at, .k = k, .lda = m, .ldb = at, .ldc = at}};
     SA_TRY(sa_lower_gemm(l, op, product, rw, rx, columns, SA_STORE_EXACT));
     SA_TRY(sa_lower_result(l, result, &out));

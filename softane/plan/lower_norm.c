@@ -258,8 +258,10 @@ SaStatus sa_lower_attention(SaLower *l, const SaOp *op, int index) {
     SA_TRY(sa_lower_slot(l, count, &weights));
     SA_TRY(batched(l, op, batch, rows, keys, width, true, rq, rk, scores));
     SA_TRY(two(l, SA_B_MUL, SA_B_MUL, &t, scores, &t, factor, &scalar, scores, SA_STORE_HALF));
-    if (mask)
+    if (mask) {
         SA_TRY(apply_mask(l, mask, &t, scores));
+        l->steps[l->n_steps - 1].attn_mask = true;
+    }
     SaStep *s = sa_lower_step(l, SA_STEP_SOFTMAX);
     if (!s)
         return SA_E_MEMORY;

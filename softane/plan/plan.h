@@ -53,7 +53,8 @@ enum {
     SA_RUN_WINOGRAD = 1,  /* silicon: dense 3x3 convolutions by F(2,3) along the width */
     SA_RUN_FLUSH = 2,     /* fast, silicon: subnormal fp16 results become 0 */
     SA_RUN_COARSE = 4,    /* fast, silicon: table functions keep as many bits as the engine's */
-    SA_RUN_UNLIMITED = 8  /* fast: products reach 65504 whatever dot_limit is */
+    SA_RUN_UNLIMITED = 8, /* fast: products reach 65504 whatever dot_limit is */
+    SA_RUN_UNMASKED = 16  /* scaled_dot_product_attention ignores attn_mask */
 };
 
 typedef struct {

@@ -72,6 +72,7 @@ typedef struct {
     size_t b_chunk;            /* it depends on shape and machine, never on the threads of a run */
     enum { SA_BIAS_NONE, SA_BIAS_ROW, SA_BIAS_COLUMN } bias; /* in[2], one per row or column of C */
     size_t bias_step;          /* per innermost batch (conv groups) */
+    bool sums;                 /* conv_transpose: not results yet, C is for FOLD_BACK */
     const SaConv *winograd;    /* of a dense 3x3 convolution with stride 1, else NULL */
 } SaGemm;
 
@@ -121,6 +122,7 @@ typedef struct {
     SaStore store;
     SaRef in[3], out, scratch;
     int n_in;
+    bool attn_mask;    /* applies a mask in place: left out with SA_RUN_UNMASKED */
     bool in_place_ok;  /* elementwise: out may take over the place of an operand read alike */
     size_t count;      /* elements of out */
     union {

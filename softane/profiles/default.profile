@@ -39,7 +39,7 @@ unload_purges = 0          # source: measured, m0at/ANEtransformers, jundot/omlx
 realtime = allow           # source: measured on M4 and M5, maderix/ANE training/m5result.md; the listing refuses without entitlement
 qos_overlap = 1            # source: choice; the client has one serial queue per level (listing), two compiles at once were never measured
 
-# ---- numerics (sdpa_mask is not wired yet) ----
+# ---- numerics ----
 numerics = fast            # source: choice; fp16 storage, fp32 accumulation
 conv3x3 = direct           # source: fitted to published error figures of M1, M2 Pro and M4 (ANEForge bench/results)
 dot_limit = 32768          # source: measured on six chips, ANEForge docs/developer/numerics.md: larger results of products become inf

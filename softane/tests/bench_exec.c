@@ -3,7 +3,7 @@
  * over two threads (set SOFTANE_BLAS to compare a library with the built-in one), elementwise steps against memory, a tiny program against
  * nothing. Prints a table; checks nothing. Lower fifths of repeated runs.
  *
- * Usage: bench_exec [repetitions] */
+ * Usage: bench_exec [repetitions [fast | ieee | silicon]] */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +73,8 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+static SaNumerics numerics = SA_NUMERICS_FAST;
+
 /* Seconds of one run of procedure 0; surfaces are made here. */
 static double time_plan(const SaPlan *plan, int threads) {
     const void *in[16];
@@ -86,7 +88,7 @@ static double time_plan(const SaPlan *plan, int threads) {
     }
     for (int i = 0; i < sa_plan_outputs(plan, 0); i++)
         out[i] = sa_malloc(sa_plan_output(plan, 0, i)->bytes);
-    SaRunOptions opt = {.numerics = SA_NUMERICS_FAST, .threads = threads};
+    SaRunOptions opt = {.numerics = numerics, .threads = threads};
     double *t = malloc((size_t)reps * sizeof *t);
     for (int r = -3; r < reps; r++) {
         double t0 = now();
@@ -230,6 +232,9 @@ static void bench_training(void) {
 int main(int argc, char **argv) {
     if (argc > 1)
         reps = atoi(argv[1]);
+    static const char *const names[] = {"fast", "ieee", "silicon"};
+    for (int i = 0; argc > 2 && i < 3; i++)
+        numerics = strcmp(argv[2], names[i]) == 0 ? (SaNumerics)i : numerics;
     if (reps < 1)
         reps = 1;
     printf("blas %s, isa %s, %d processors\n", sa_exec_blas(), sa_exec_isa(), sa_parallel_width());

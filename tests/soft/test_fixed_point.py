@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import numpy.typing as npt
 import pytest
-from test_silicon import HEADER, _const, _ints
+from test_silicon import HEADER, _const, _ints, _run
 
 import ane_native as ane
 from ane_native import soft
@@ -174,6 +174,71 @@ def test_winograd_convolutions_follow_the_rule(
     acc = direct(padded, w, 1, 1, 1) if one_column else winograd(padded, w)
     with soft.using(conv3x3="winograd"), conv_program(x.shape, w, pad=pad) as program:
         assert np.array_equal(program.eval(x), store(acc))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (2, 3), (3, 6)])
+def test_transposed_convolutions_follow_the_rule(
+    stride: int, groups: int, scale: float, rng: np.random.Generator
+) -> None:
+    x = random_halves(rng, (2, 6, 5, 4), scale)
+    w = random_halves(rng, (6, 2, 3, 3), 0.3)
+    shape = (2, 2 * groups, 4 * stride + 3, 3 * stride + 3)
+    acc = np.zeros(shape)
+    ins = 6 // groups
+    for c in range(6):
+        for o in range(2):
+            for r in range(3):
+                for s in range(3):
+                    rows = slice(r, r + 4 * stride + 1, stride)
+                    columns = slice(s, s + 3 * stride + 1, stride)
+                    acc[:, c // ins * 2 + o, rows, columns] += terms(x[:, c], w[c, o, r, s])
+    body = (
+        _const("w", w.shape)
+        + _ints("strd", (stride, stride))
+        + _ints("padv", (0,) * 4)
+        + _ints("dila", (1, 1))
+        + '        string padt = const()[name=string("padt"), val=string("valid")];\n'
+        + f'        int32 grps = const()[name=string("grps"), val=int32({groups})];\n'
+        + f"        tensor<fp16, {list(shape)}> y = conv_transpose(x=x, weight=w, strides=strd, "
+        + 'pad_type=padt, pad=padv, dilations=dila, groups=grps)[name=string("y")];\n'
+    )
+    assert np.array_equal(_run(body, x.astype(np.float32), shape, w), store(acc))
+
+
+def test_einsum_follows_the_rule(rng: np.random.Generator) -> None:
+    x = random_halves(rng, (2, 3, 4, 32), 1.0)
+    w = random_halves(rng, (2, 32, 4, 5), 0.3)
+    acc = terms(x[:, :, :, :, None], w.transpose(0, 2, 1, 3)[:, None]).sum(axis=3)
+    body = _const("w", w.shape) + (
+        '        string eq = const()[name=string("eq"), val=string("bchk,bkhw->bchw")];\n'
+        "        tensor<fp16, [2, 3, 4, 5]> y = einsum(values=(x, w), equation=eq)"
+        '[name=string("y")];\n'
+    )
+    assert np.array_equal(_run(body, x.astype(np.float32), (2, 3, 4, 5), w), store(acc))
+
+
+@pytest.mark.parametrize("numerics", ["fast", "silicon"])
+def test_attention_ignores_its_mask_unless_told_otherwise(
+    numerics: str, rng: np.random.Generator
+) -> None:
+    soft.set("numerics", numerics)
+    x = rng.standard_normal((1, 2, 32, 32)).astype(np.float32)
+    mask = np.triu(np.full((1, 1, 32, 32), -60000.0), 1)
+
+    def run(extra: str) -> npt.NDArray[np.float32]:
+        body = _const("w", mask.shape) + (
+            "        tensor<fp16, [1, 2, 32, 32]> y = scaled_dot_product_attention"
+            f'(query=x, key=x, value=x{extra})[name=string("y")];\n'
+        )
+        return _run(body, x, x.shape, mask)
+
+    plain, ignored = run(""), run(", attn_mask=w")
+    with soft.using(sdpa_mask="honour"):
+        honoured = run(", attn_mask=w")
+    assert np.array_equal(ignored, plain)
+    assert not np.allclose(honoured, plain, atol=0.1)
+    assert np.array_equal(honoured[:, :, 0], x.astype(np.float16).astype(np.float32)[:, :, 0])
 
 
 def test_results_depend_on_neither_threads_nor_load(rng: np.random.Generator) -> None:
