@@ -12,6 +12,7 @@ it shows is compared with the model after every single event.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import queue
 import random
@@ -171,8 +172,9 @@ void null_queue_sync(AneHandle sched);
 """
 
 
+@functools.cache
 def load_null() -> tuple[Any, Any]:
-    """The scheduler on the null engine: (ffi, library)."""
+    """The scheduler on the null engine: (ffi, library). Kept: threads of its pool live on in it."""
     cffi = pytest.importorskip("cffi")
     spec = importlib.util.spec_from_file_location("sched_tool", ROOT / "tools" / "test_sched.py")
     assert spec is not None
