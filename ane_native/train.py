@@ -98,7 +98,7 @@ class TrainConfig:
     data: str | None = None
     vocab: int | None = None
     include_tests: bool = False
-    updates: int = 300
+    updates: int = 480
     accumulate: int = 6
     staleness: int | None = 1
     lr: float = 4e-4
