@@ -443,4 +443,5 @@ if __name__ == "__main__":
     for bound in STALENESS:
         for size in ({"versions": 6}, {"versions": 4, "threads": 2}, {"versions": 4, "kernels": 3}):
             explore(bound, **size)
+    sys.path.insert(0, str(ROOT))
     sys.exit(pytest.main([__file__, "-q", "-s", "-p", "no:cacheprovider"]))
