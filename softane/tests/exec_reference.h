@@ -64,7 +64,7 @@ static void ref_store(const Ref *r, RefValue *x, bool product) {
                                              : x->raw[i];
 }
 
-static void ref_free(Ref *r) {
+static inline void ref_free(Ref *r) {
     for (int i = 0; i < r->n; i++) {
         free(r->v[i].y);
         free(r->v[i].raw);

@@ -29,7 +29,7 @@ static bool check_at(const char *file, int line, bool good, const char *what) {
 
 /* integers: small, so that fp32 arithmetic is exact */
 typedef enum { INTEGERS, UNIFORM, POSITIVE, UNIT, BITS, DATA_KINDS } DataKind;
-static const char *const data_names[DATA_KINDS] = {"integers", "uniform", "positive", "unit", "bits"};
+__attribute__((unused)) static const char *const data_names[DATA_KINDS] = {"integers", "uniform", "positive", "unit", "bits"};
 
 static uint64_t seed_state = 1;
 
@@ -81,7 +81,7 @@ static void fill_value(SaArena *arena, const SaValue *v, DataKind kind) {
     c->data = d;
 }
 
-static void fill_blobs(SaArena *arena, SaProgram *p, DataKind kind) {
+static inline void fill_blobs(SaArena *arena, SaProgram *p, DataKind kind) {
     for (int f = 0; f < p->n_functions; f++)
         for (int i = 0; i < p->functions[f].n_ops; i++) {
             SaOp *op = &p->functions[f].ops[i];
@@ -111,7 +111,7 @@ static const SaLimits *lenient(void) {
 }
 
 /* Parse, check, invent weights, plan. */
-static Built build(const char *text, size_t bytes, DataKind kind) {
+static inline Built build(const char *text, size_t bytes, DataKind kind) {
     Built b = {.arena = sa_arena_new(0)};
     b.status = b.arena ? sa_program_parse(b.arena, text, bytes, lenient(), &b.program, &b.err) : SA_E_MEMORY;
     if (b.status == SA_OK)
@@ -123,7 +123,7 @@ static Built build(const char *text, size_t bytes, DataKind kind) {
     return b;
 }
 
-static void unbuild(Built *b) {
+static inline void unbuild(Built *b) {
     sa_plan_free(b->plan);
     sa_arena_free(b->arena);
 }
@@ -142,7 +142,7 @@ static size_t port_at(const SaPort *p, size_t i) {
     return n * p->batch_stride + c * p->plane_stride + h * p->row_stride + w * sa_dtype_bytes(p->type.dtype);
 }
 
-static double port_get(const SaPort *p, const void *surface, size_t i) {
+static inline double port_get(const SaPort *p, const void *surface, size_t i) {
     const char *at = (const char *)surface + port_at(p, i);
     uint16_t h;
     float f;
@@ -154,7 +154,7 @@ static double port_get(const SaPort *p, const void *surface, size_t i) {
     return (double)f;
 }
 
-static Surfaces surfaces_make(const SaPlan *plan, DataKind kind) {
+static inline Surfaces surfaces_make(const SaPlan *plan, DataKind kind) {
     Surfaces s = {.n_in = sa_plan_inputs(plan, 0), .n_out = sa_plan_outputs(plan, 0)};
     for (int k = 0; k < s.n_in; k++) {
         const SaPort *p = sa_plan_input(plan, 0, k);
@@ -174,21 +174,21 @@ static Surfaces surfaces_make(const SaPlan *plan, DataKind kind) {
     return s;
 }
 
-static void surfaces_free(Surfaces *s) {
+static inline void surfaces_free(Surfaces *s) {
     for (int k = 0; k < s->n_in; k++)
         sa_free(s->in[k]);
     for (int k = 0; k < s->n_out; k++)
         sa_free(s->out[k]);
 }
 
-static SaStatus run(const SaPlan *plan, Surfaces *s, SaNumerics numerics, int threads) {
+static inline SaStatus run(const SaPlan *plan, Surfaces *s, SaNumerics numerics, int threads) {
     SaRunOptions o = {.numerics = numerics, .threads = threads};
     return sa_plan_run(plan, 0, (const void *const *)s->in, s->out, &o);
 }
 
 /* ============================== Comparison ================================ */
 
-static Ref reference(const Built *b, const Surfaces *s, SaNumerics numerics) {
+static inline Ref reference(const Built *b, const Surfaces *s, SaNumerics numerics) {
     const SaFunction *fn = &b->program->functions[0];
     Ref r = {.numerics = numerics, .v = calloc((size_t)fn->n_values + 1, sizeof(RefValue)), .n = fn->n_values};
     for (int i = 0; i < fn->n_params; i++) {
@@ -205,7 +205,7 @@ static Ref reference(const Built *b, const Surfaces *s, SaNumerics numerics) {
 }
 
 /* May `got` be what the reference rounded? exact: no slack is used. */
-static bool agrees(double got, const RefValue *x, size_t i, bool exact) {
+static inline bool agrees(double got, const RefValue *x, size_t i, bool exact) {
     double want = x->y[i], raw = x->raw[i];
     if (want != want)
         return got != got;
@@ -220,7 +220,7 @@ static bool agrees(double got, const RefValue *x, size_t i, bool exact) {
 }
 
 /* Compare all outputs; prints the first difference. */
-static bool outputs_agree(const Built *b, const Surfaces *s, const Ref *r, bool exact, const char *label) {
+static inline bool outputs_agree(const Built *b, const Surfaces *s, const Ref *r, bool exact, const char *label) {
     const SaFunction *fn = &b->program->functions[0];
     for (int k = 0; k < s->n_out; k++) {
         const SaPort *p = sa_plan_output(b->plan, 0, k);
@@ -277,7 +277,7 @@ static bool item_read(const char *path, Item *it) {
 }
 
 /* Call `each` for every .mil file of corpus/folder whose name begins with `prefix`. */
-static int corpus_walk(const char *folder, const char *prefix, void (*each)(const char *name, const Item *it)) {
+static inline int corpus_walk(const char *folder, const char *prefix, void (*each)(const char *name, const Item *it)) {
     char path[1024];
     const char *slash = strrchr(__FILE__, '/');
     int n = 0, dir = slash ? (int)(slash - __FILE__) + 1 : 0;

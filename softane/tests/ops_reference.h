@@ -298,7 +298,7 @@ static void ref_resize(Ref *r, const SaOp *op, RefValue *out) {
         int64_t at[SA_MAX_RANK], src[SA_MAX_RANK], lo[2] = {0, 0};
         double f[2] = {0, 0}, y = 0, mag = 0;
         ref_unravel(i, &out->type, at);
-        for (int a = 0; a < 2; a++) {
+        for (int a = rank < 2 ? 1 : 0; a < 2; a++) {
             int axis = rank - 2 + a;
             int64_t in = x->type.dim[axis], n = out->type.dim[axis];
             double p = axis < rank - (int)dims ? (double)at[axis]
@@ -310,10 +310,11 @@ static void ref_resize(Ref *r, const SaOp *op, RefValue *out) {
         for (int k = 0; k < 4; k++) {
             double weight = (k & 1 ? f[1] : 1 - f[1]) * (k & 2 ? f[0] : 1 - f[0]);
             memcpy(src, at, sizeof at);
-            src[rank - 1] = lo[1] + (k & 1);
-            src[rank - 2] = lo[0] + (k >> 1);
             if (weight == 0)
                 continue;
+            src[rank - 1] = lo[1] + (k & 1);
+            if (rank > 1)
+                src[rank - 2] = lo[0] + (k >> 1);
             double v = x->y[ref_ravel(src, &x->type)];
             y += weight * v;
             mag += weight * fabs(v);

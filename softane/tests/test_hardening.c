@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+/* test_hardening.c - the corpus while memory is failing, and limits on both sides.
+ *
+ * For every program of the corpus the n-th allocation of parse, check, plan,
+ * print and run fails, for n = 0, 1, … until all go through: each attempt must
+ * say E_MEMORY, or the error the program has anyway, and leave nothing behind
+ * (the leak checker's business). Programs with errors fail as they always do.
+ *
+ * Usage: test_hardening [--full]    --full: both dialects, every n. Exit 1 on failure. */
+#include "ops_harness.h"
+
+#include "../mil/mil_internal.h"
+
+static bool full;
+static long attempts;
+
+/* ============================== Memory ==================================== */
+
+/* Contents for constants in files, without asking for memory. */
+static const uint64_t zeros[1 << 14];
+
+static void zero_value(const SaValue *v) {
+    SaConst *c = (SaConst *)(uintptr_t)v->constant;
+    if (c->blob_path && c->bytes <= sizeof zeros)
+        c->data = zeros;
+}
+
+static void zero_blobs(SaProgram *p) {
+    for (int f = 0; f < p->n_functions; f++)
+        for (int i = 0; i < p->functions[f].n_ops; i++) {
+            SaOp *op = &p->functions[f].ops[i];
+            if (op->id == SA_OP_CONST)
+                zero_value(op->results[0]);
+            for (int a = 0; a < op->n_args; a++)
+                if (op->args[a].is_attribute)
+                    zero_value(op->args[a].values[0]);
+        }
+}
+
+static SaStatus evaluate(const SaPlan *plan) {
+    static char surfaces[1 << 20];
+    const void *in[64];
+    void *out[64];
+    size_t at = 0;
+    if (sa_plan_inputs(plan, 0) > 64 || sa_plan_outputs(plan, 0) > 64)
+        return SA_OK;
+    for (int i = 0; i < sa_plan_inputs(plan, 0); i++, at += sa_plan_input(plan, 0, i - 1)->bytes)
+        in[i] = surfaces + at;
+    for (int i = 0; i < sa_plan_outputs(plan, 0); i++, at += sa_plan_output(plan, 0, i - 1)->bytes)
+        out[i] = surfaces + at;
+    if (at > sizeof surfaces)
+        return SA_OK;
+    SaRunOptions o = {.threads = 1};
+    return sa_plan_run(plan, 0, in, out, &o);
+}
+
+/* Everything that can be done with a text. */
+static SaStatus whole_way(const Item *it, SaError *err) {
+    SaArena *arena = sa_arena_new(0);
+    SaProgram *p = NULL;
+    SaPlan *plan = NULL;
+    char *printed = NULL;
+    SaStatus st = arena ? sa_program_parse(arena, it->text, it->bytes, lenient(), &p, err) : SA_E_MEMORY;
+    if (st == SA_OK)
+        st = sa_program_check(arena, p, lenient(), err);
+    if (st == SA_OK)
+        st = sa_program_print(p, &printed);
+    if (st == SA_OK) {
+        zero_blobs(p);
+        st = sa_plan_build(p, &plan, err);
+    }
+    if (st == SA_OK)
+        st = evaluate(plan);
+    sa_free(printed);
+    sa_plan_free(plan);
+    sa_arena_free(arena);
+    return st;
+}
+
+static void item_survives(const char *name, const Item *it) {
+    SaError err = {0};
+    if (!full && strlen(name) > 6 && strcmp(name + strlen(name) - 6, "_b.mil") == 0)
+        return;
+    SaStatus want = whole_way(it, &err), got = SA_E_MEMORY;
+    bool good = true;
+    int n = 0, step = 1;
+    for (; good && n < 100000; n += step) {
+        char point[64];
+        snprintf(point, sizeof point, "arena.alloc=%d*off->1*return", n);
+        sa_failpoint_configure(point);
+        got = whole_way(it, &err);
+        sa_failpoint_configure("");
+        attempts++;
+        if (got == want)
+            break;
+        good = got == SA_E_MEMORY;
+        step = full || n < 60 ? 1 : 1 + n / 20; /* the later ones are much alike */
+    }
+    char what[300];
+    snprintf(what, sizeof what, "%s: %s at allocation %d, %s without", name, sa_status_name(got), n, sa_status_name(want));
+    CHECK_AS(good && got == want, what);
+}
+
+/* ============================== Limits ==================================== */
+
+#define HEAD "program(1.3)\n[buildInfo = dict<string, string>({{\"a\", \"b\"}})]\n{\n"
+
+static SaStatus status_of(const char *text, const SaLimits *limits) {
+    SaArena *arena = sa_arena_new(0);
+    SaProgram *p;
+    SaStatus st = sa_program_parse(arena, text, strlen(text), limits, &p, NULL);
+    st = st ? st : sa_program_check(arena, p, limits, NULL);
+    sa_arena_free(arena);
+    return st;
+}
+
+/* `n` times a character. */
+static const char *run_of(char c, int n) {
+    static char buf[2][4096];
+    static int which;
+    char *s = buf[which++ & 1];
+    memset(s, c, (size_t)n);
+    s[n] = '\0';
+    return s;
+}
+
+static void sizes_of_words_are_limited(void) {
+    char text[9000];
+    for (int over = 0; over < 2; over++) {
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [2]> x) {\ntensor<fp16, [2]> %s = abs(x=x)[name=\"y\"];\n} -> (%s);\n}\n",
+                 run_of('y', SA_MAX_NAME + over), run_of('y', SA_MAX_NAME + over));
+        CHECK(status_of(text, NULL) == (over ? SA_E_LIMIT : SA_OK));
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [2]> x) {\nfp16 k = const()[name=\"k\", val=fp16(%s1)];\n"
+                 "tensor<fp16, [2]> y = add(x=x, y=k)[name=\"y\"];\n} -> (y);\n}\n", run_of('0', SA_MAX_NUMBER - 1 + over));
+        CHECK(status_of(text, NULL) == (over ? SA_E_LIMIT : SA_OK));
+    }
+}
+
+static void ranks_are_limited(void) {
+    static const struct {
+        const char *dims;
+        SaStatus want;
+    } consts[] = {{"1, 1, 1, 1, 2", SA_OK}, {"1, 1, 1, 1, 1, 2", SA_OK}, {"1, 1, 1, 1, 1, 1, 2", SA_OK}, {"1, 1, 1, 1, 1, 1, 1, 2", SA_E_LIMIT}};
+    char text[2000];
+    for (size_t i = 0; i < sizeof consts / sizeof *consts; i++) {
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [2]> x) {\ntensor<fp16, [%s]> k = const()[name=\"k\", val=tensor<fp16, [%s]>([1, 2])];\n"
+                 "tensor<fp16, [2]> y = abs(x=x)[name=\"y\"];\n} -> (y);\n}\n", consts[i].dims, consts[i].dims);
+        CHECK_AS(status_of(text, NULL) == consts[i].want, consts[i].dims);
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [%s]> x) {\ntensor<fp16, [%s]> y = abs(x=x)[name=\"y\"];\n} -> (y);\n}\n",
+                 consts[i].dims, consts[i].dims);
+        CHECK_AS(status_of(text, NULL) == (i == 0 ? SA_OK : SA_E_LIMIT), consts[i].dims);
+    }
+}
+
+/* What the engine refuses, with and without leave. */
+static void refusals_follow_the_limits(void) {
+    static const char *const bodies[] = {
+        "int32 k = const()[name=\"k\", val=int32(3)];\ntensor<fp16, [4, 3]> y, tensor<int32, [4, 3]> i = topk(x=x, k=k)[name=\"y\"];\n",
+        "tensor<fp16, [4, 8]> y = tan(x=x)[name=\"y\"];\n",
+        ("int32 a = const()[name=\"a\", val=int32(1)];\ntensor<int32, [4]> i = reduce_argmax(x=x)[name=\"i\"];\n"
+         "tensor<fp16, [4, 4]> y = gather(x=x, indices=i, axis=a)[name=\"y\"];\n"),
+    };
+    SaLimits strict;
+    sa_limits_default(&strict);
+    CHECK(!strict.allow_refused);
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        char text[1000];
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [4, 8]> x) {\n%s} -> (y);\n}\n", bodies[i]);
+        SaStatus st = status_of(text, &strict);
+        CHECK_AS(st == SA_E_OP || st == SA_E_LIMIT, bodies[i]);
+        CHECK_AS(status_of(text, lenient()) == SA_OK, bodies[i]);
+    }
+    for (int channels = 15; channels <= 16; channels++) {
+        char text[1000];
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [1, %d, 4]> x) {\nint32 s = const()[name=\"s\", val=int32(3)];\n"
+                 "tensor<fp16, [1, %d, 4]> y = local_response_norm(x=x, size=s)[name=\"y\"];\n} -> (y);\n}\n", channels, channels);
+        CHECK(status_of(text, &strict) == (channels < 16 ? SA_OK : SA_E_LIMIT));
+        CHECK(status_of(text, lenient()) == SA_OK);
+    }
+}
+
+int main(int argc, char **argv) {
+    full = argc > 1 && strcmp(argv[1], "--full") == 0;
+    sizes_of_words_are_limited();
+    ranks_are_limited();
+    refusals_follow_the_limits();
+    CHECK(corpus_walk("valid", "", item_survives) > 100);
+    CHECK(corpus_walk("errors", "", item_survives) > 200);
+    printf("%ld attempts\n", attempts);
+    printf("test_hardening: %d passed, %d failed\n", passed, failed);
+    return failed ? 1 : 0;
+}
