@@ -19,7 +19,7 @@ Importing opens no engine, starts no thread and prints nothing.
 
 import logging as _logging
 
-from . import soft
+from . import restart, soft
 from ._version import __version__
 from .engine import Device, Engine, devices
 from .errors import (
@@ -77,5 +77,6 @@ __all__ = [
     "Weight",
     "__version__",
     "devices",
+    "restart",
     "soft",
 ]

@@ -47,7 +47,8 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("save-every", int, "N", "updates between two checkpoints; 0: at the end"),
     ("sync-updates", int, "N", "synchronous updates after the run, to compare stalls"),
     ("sample-tokens", int, "N", "length of the sample after the run"),
-    ("compile-limit", int, "N", "compiles this process may make [softane: no limit]"),
+    ("compile-limit", int, "N", "compiles a process may make; 0: no limit [softane: 0]"),
+    ("budget-end", str, "WAY", "when they are used up: restart (exec) or stop [restart]"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
 )

@@ -127,7 +127,12 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     batches = [r for r in updates if r.get("compile_stall_ms") is not None]
     losses = _values(updates, "loss")
     starts = [r for r in records if r.get("kind") == "start"]
-    valid = _values([*starts[:1], *updates], "valid_loss")
+    restarts = [r for r in starts if r.get("restarts")]
+    # A restarted process measures what the last one could not: the boundary is in its start.
+    validated = [
+        r for r in records if r.get("kind") == "update" or r is starts[0] or r.get("restarts")
+    ]
+    valid = _values(validated, "valid_loss")
     wall_ms = math.fsum(_values(updates, "update_ms"))
     stall = _spread(_values(batches, "compile_stall_ms"))
     compile_ms = _spread(_values(batches, "compile_ms"))
@@ -137,6 +142,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "engine": last.get("engine"),
         "updates": len(updates),
+        "restarts": len(restarts),
+        "restart_ms": _spread(_values(restarts, "restart_ms")),
         "updates_skipped": sum(1 for r in updates if not r.get("applied", True)),
         "micro_steps": int(sum(_values(updates, "micro_steps"))),
         "tokens": tokens,

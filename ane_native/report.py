@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_folder", "read_config", "trace_name", "write_config", "write_report"]
 
+KEEP_TRACES = 8  # of resumed and restarted processes
 HARDWARE_COMPILES = 119  # per process, as reported by maderix/ANE and others; disputed
 
 # =============================== The directory ==================================
@@ -118,6 +119,12 @@ def trace_name(folder: Path, first_update: int) -> str:
     return f"trace-from-{first_update:06d}.json"
 
 
+def forget_traces(folder: Path) -> None:
+    """Keep the first trace and those of the last few processes: a run may have many."""
+    for old in sorted(folder.glob("trace-from-*.json"))[:-KEEP_TRACES]:
+        old.unlink(missing_ok=True)
+
+
 # =============================== The report =====================================
 
 
@@ -125,7 +132,13 @@ def _budget(summary: Mapping[str, Any], engine: Engine) -> str:
     used = summary["compiles_used"]
     limit = engine.info()["compile_limit"]
     if limit is not None:
-        return f"{used} of {limit} compiles of this process used"
+        restarts = summary["restarts"]
+        again = (
+            ""
+            if not restarts
+            else (f"; {restarts} restarts, {summary['restart_ms']['p50']:,.0f} ms each (median)")
+        )
+        return f"{used} of {limit} compiles of this process used{again}"
     if engine.software:
         return (
             f"{used} compiles used; unlimited (softane setting; hardware is reported to allow "

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from ane_native import generate, report, soft
+from ane_native import generate, report, restart, soft
 from ane_native.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ane_native.data import Corpus, WindowSampler, fixed_windows, open_corpus
 from ane_native.engine import Engine
@@ -88,7 +88,9 @@ class TrainConfig:
         sync_updates: updates with ``staleness=0`` after the run, to compare stalls.
         sample_tokens: length of the sample printed after the run; 0: none.
         compile_limit: compiles this process may make; None: softane's limit is lifted,
-            Apple's is what it is.
+            Apple's is what it is. 0: none is counted.
+        budget_end: when the process cannot compile another set: ``"restart"`` executes the
+            same command again (:mod:`ane_native.restart`), ``"stop"`` saves and ends.
         timing: softane's timing ("off", "m4", ...); None leaves it as it is.
         trace_events: events kept in trace.json; 0: no trace.
         overlap_gradients: queue weight gradients while the backward chain runs.
@@ -117,6 +119,7 @@ class TrainConfig:
     sync_updates: int = 0
     sample_tokens: int = 0
     compile_limit: int | None = None
+    budget_end: str = "restart"
     timing: str | None = None
     trace_events: int = 60_000
     overlap_gradients: bool = True
@@ -149,6 +152,8 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected a text or none, got {value!r}")
         if self.vocab is not None and not isinstance(self.vocab, int):
             raise ConfigError(f"vocab: expected a number or none, got {self.vocab!r}")
+        if self.budget_end not in ("restart", "stop"):
+            raise ConfigError(f"budget_end: expected restart or stop, got {self.budget_end!r}")
         if self.lr == 0:
             raise ConfigError("lr: expected more than 0, got 0")
         for name in ("beta1", "beta2"):
@@ -257,12 +262,40 @@ def train(
 
     Raises:
         DataError, ConfigError, CheckpointError: what the message says.
-        EngineError: a generation failed to compile three times in a row; BudgetExhausted: no
-            compile is left. A checkpoint was saved before either.
+        EngineError: a generation failed to compile three times in a row. BudgetExhausted: no
+            compile is left, and the process must not be replaced (:mod:`ane_native.restart`).
+            A checkpoint was saved before either.
         FloatingPointError: the run diverged, or died of an overflow.
         KeyboardInterrupt: on a second Ctrl-C.
     """
     shown = progress or make_progress()
+    begun = restart.state()
+    if begun is not None and resume is None:
+        resume = begun.keep.get("run")  # this command has begun already
+    try:
+        return _train(config, out, name, resume, shown)
+    except _Restart as end:
+        restart.exec_again(progress=end.progress, keep=end.keep)
+
+
+class _Restart(Exception):
+    """The run is saved and closed, and goes on in a new process."""
+
+    def __init__(self, folder: Path, progress: int, epilogue: bool = False) -> None:
+        super().__init__(f"{folder} at {progress}")
+        self.keep = {"run": str(folder.resolve()), "epilogue": epilogue}
+        self.progress = progress + epilogue
+
+
+def _train(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    name: str,
+    resume: str | os.PathLike[str] | None,
+    shown: Progress,
+) -> TrainResult:
+    """One process of a run; see :func:`train`."""
+    begun = restart.state()
     with ExitStack() as stack:
         stack.callback(shown.close)
         stop = stack.enter_context(Interrupts())
@@ -276,13 +309,15 @@ def train(
         model = dataclasses.replace(model, vocab=corpus.vocab)
         checkpoint = None if resume is None else load_checkpoint(resume)
         if checkpoint is not None:
-            _check_resume(checkpoint, model, corpus, config)
+            _check_resume(checkpoint, model, corpus, config, finished=begun is not None)
         engine = _open_engine(config, stack)
         folder = report.make_folder(out, name) if resume is None else Path(resume)
-        shown.say(f"engine   {engine.label}")
-        shown.say(f"data     {corpus.describe()}")
-        shown.say(f"model    {config.model}: {model.parameter_count:,} parameters, {model}")
-        shown.say(f"run      {folder}")
+        if begun is None:
+            shown.say(f"engine   {engine.label}")
+            shown.say(f"budget   {_budget_text(config, engine)}")
+            shown.say(f"data     {corpus.describe()}")
+            shown.say(f"model    {config.model}: {model.parameter_count:,} parameters, {model}")
+            shown.say(f"run      {folder}")
         run = Run(config, model, corpus, engine, folder, shown, stop)
         stack.callback(run.metrics.close)
         return run.go(checkpoint)
@@ -308,10 +343,32 @@ def _open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
     return engine
 
 
+def _budget_text(config: TrainConfig, engine: Engine) -> str:
+    """How many compiles a process has, and what happens at their end."""
+    limit = engine.info()["compile_limit"]
+    if limit is None:
+        lifted = engine.software and config.compile_limit is None
+        how = "softane's limit is lifted; --compile-limit N keeps one" if lifted else "none counted"
+        return f"no limit of compiles ({how})"
+    if config.budget_end == "stop":
+        return f"{limit} compiles per process, then the run saves and stops"
+    refused = restart.why_not()
+    if refused is None:
+        return f"{limit} compiles per process, then the run goes on in a new process (exec)"
+    return f"{limit} compiles per process, then it stops: {refused}"
+
+
 def _check_resume(
-    checkpoint: Checkpoint, model: LlamaConfig, corpus: Corpus, config: TrainConfig
+    checkpoint: Checkpoint,
+    model: LlamaConfig,
+    corpus: Corpus,
+    config: TrainConfig,
+    finished: bool = False,
 ) -> None:
-    """The checkpoint must be of this model and this corpus, and not past the end."""
+    """The checkpoint must be of this model and this corpus, and not past the end.
+
+    `finished`: one at the end is welcome; what comes after the updates is still to be done.
+    """
     state, path = checkpoint.state, checkpoint.path
     saved = generate.model_of(state, checkpoint.weights, path)
     if saved != model:
@@ -320,7 +377,7 @@ def _check_resume(
         raise ConfigError(
             f"data: expected the corpus that {path} was trained on, got another: {corpus.name}"
         )
-    if int(state["updates"]) >= config.updates:
+    if int(state["updates"]) >= config.updates and not finished:
         raise ConfigError(
             f"updates: {path} has {state['updates']} already, expected more than that, "
             f"got {config.updates}"
@@ -357,6 +414,7 @@ class Run:
         self.done = self.first_update = 0
         self.started = self.in_epilogue = False
         self.dead_in_a_row = 0
+        self.spent: BudgetExhausted | None = None  # no compile is left for another set
         self.saved = folder  # the last checkpoint, once there is one
         self.trace = TraceLog(max(2, config.trace_events))
         self.metrics = MetricsLog(folder / "metrics.jsonl")
@@ -373,17 +431,22 @@ class Run:
         active: Mapping[str, Any] = self.optimizer.params
         if checkpoint is not None:
             active = self._restore(checkpoint)
-        report.write_config(self.folder, self.config, self.model, self.corpus, self.engine)
+        begun = restart.state()
+        if begun is None:
+            report.write_config(self.folder, self.config, self.model, self.corpus, self.engine)
+        if begun is not None and begun.keep.get("epilogue"):  # a new process for that alone
+            return self._finish(interrupted=False)
+        at_the_end = self.done >= self.config.updates  # only the last boundary is missing
         begin = time.monotonic_ns()
         self._open(active, self.config.staleness)
         try:
             if checkpoint is not None and active is not self.optimizer.params:
                 # The engine lagged behind: version 0 is what it ran on, 1 the newest.
                 self._boundary()
-            self._record_start(begin)
+            self._record_start(begin, begun)
             self.progress.start(self.config.updates, self.done)
             interrupted = not self._loop()
-            if not interrupted:
+            if not interrupted and not at_the_end:
                 self._save(self.sampler.state_dict())
         except KeyboardInterrupt:
             self._close(timeout=2.0)
@@ -392,6 +455,10 @@ class Run:
             self._close()
             raise
         self._close()
+        return self._finish(interrupted)
+
+    def _finish(self, interrupted: bool) -> TrainResult:
+        """What comes after the updates: the epilogue and the report."""
         if not interrupted and not self.stop.requested:
             self._epilogue()
         self.progress.close()
@@ -436,6 +503,7 @@ class Run:
                 model=self.config.model,
                 staleness=self.config.staleness,
             )
+            report.forget_traces(self.folder)
 
     def _drain(self) -> None:
         if self.config.trace_events:
@@ -491,7 +559,8 @@ class Run:
             self.folder / "metrics.jsonl", keep=lambda r: int(r.get("update", 0)) <= self.done
         )
         self.saved = checkpoint.path
-        self.progress.say(f"resumed  {checkpoint.path}, {self.done} updates done")
+        if restart.state() is None:
+            self.progress.say(f"resumed  {checkpoint.path}, {self.done} updates done")
         if not lags or self.config.staleness == 0:
             return self.optimizer.params
         active = {
@@ -507,15 +576,28 @@ class Run:
 
     # ------------------------------ the loop ------------------------------
 
-    def _record_start(self, begin_ns: int) -> None:
+    def _record_start(self, begin_ns: int, begun: restart.Restarted | None) -> None:
         assert self.trainer.stats is not None
         self.first_update = self.done
         self.started = True
-        with self.trace.main("validation"):
-            valid = self.step.evaluate(self.valid)
-        ready_ms = (time.monotonic_ns() - begin_ns) / 1e6
+        valid = None
+        every = self.config.valid_every
+        last = self.done == self.config.updates
+        if begun is None or last or (every and self.done % every == 0):
+            with self.trace.main("validation"):
+                valid = self.step.evaluate(self.valid)
+        now = time.monotonic_ns()
+        ready_ms = (now - begin_ns) / 1e6
         first = {"kind": "start", "update": self.done, "valid_loss": valid, "ready_ms": ready_ms}
+        if begun is not None:
+            first |= {"restarts": begun.count, "restart_ms": (now - begun.at_ns) / 1e6}
         self.metrics.add({**first, **self.trainer.stats.as_dict()})
+        if begun is not None:
+            self.progress.say(
+                f"restart  {begun.count}: going on after update {self.done}, "
+                f"{(now - begun.at_ns) / 1e6:,.0f} ms"
+            )
+            return
         self.progress.say(
             f"start    validation loss {valid:.3f}, first generation after {ready_ms:,.0f} ms"
         )
@@ -528,6 +610,14 @@ class Run:
             if record is None:
                 self._save(windows)
                 return False
+            if self.spent is not None:
+                self._drain()
+                self.metrics.add(record)
+                self.progress.update(record)
+                if self.stop.requested:
+                    self._save(self.sampler.state_dict(), failed=True)
+                    return False
+                self._restart(self.spent)
             last = self.done == self.config.updates
             every = self.config.valid_every
             record["valid_loss"] = None
@@ -577,8 +667,13 @@ class Run:
             )
         stats = None
         if info.applied:
-            stats = self._boundary()
-            self.trace.counter("staleness", stats.staleness)
+            try:
+                stats = self._boundary()
+                self.trace.counter("staleness", stats.staleness)
+            except BudgetExhausted as error:
+                if self.in_epilogue:
+                    raise
+                self.spent = error
         elif self.optimizer.loss_scale.skipped_in_a_row >= MOST_SKIPS:
             raise FloatingPointError(
                 f"the run diverged: gradients were not finite in {MOST_SKIPS} updates in a row"
@@ -612,8 +707,6 @@ class Run:
             try:
                 with self.trace.main("boundary"):
                     stats = self.trainer.step(self.optimizer.params, handover=True)
-            except BudgetExhausted as error:
-                raise BudgetExhausted(f"{error}{self._save_and_say(failed=True)}") from error
             except EngineError as error:
                 failed += 1
                 self.progress.say(f"update {self.done}: a generation failed: {error}")
@@ -625,6 +718,23 @@ class Run:
                 raise
             self.optimizer.handed_over(stats.newest, stats.submitted)
             return stats
+
+    def _restart(self, spent: BudgetExhausted) -> None:
+        """Save, verify, and leave this process for a new one; raises in any case."""
+        refused: BudgetExhausted | None = None
+        if self.config.budget_end == "stop":
+            refused = spent
+        else:
+            try:
+                restart.check(self.done)
+            except BudgetExhausted as error:
+                refused = BudgetExhausted(f"{spent}\n  {error}")
+        if refused is not None:
+            raise BudgetExhausted(f"{refused}{self._save_and_say(failed=True)}") from spent
+        with self.trace.main("restart"):
+            self._save(self.sampler.state_dict(), failed=True)
+            load_checkpoint(self.saved)  # every byte, before anything is given up
+        raise _Restart(self.folder, self.done)
 
     def _save_and_say(self, failed: bool) -> str:
         """Save before an error ends the run; the words that say so."""
@@ -646,7 +756,14 @@ class Run:
             return
         self.progress.say("newest weights: compiling a generation of their own")
         self.in_epilogue = True
-        self._open(self.optimizer.params, staleness=0)
+        try:
+            self._open(self.optimizer.params, staleness=0)
+        except BudgetExhausted as error:
+            if self.config.budget_end == "restart" and restart.why_not() is None:
+                restart.check(self.done + 1)
+                raise _Restart(self.folder, self.done, epilogue=True) from error
+            self.progress.say(f"left out: {error}")
+            return
         try:
             self.final_valid = self.step.evaluate(self.valid)
             if config.sample_tokens:
@@ -654,7 +771,11 @@ class Run:
             if config.sync_updates:
                 self.progress.say(f"{config.sync_updates} updates with staleness=0, to compare")
             for _ in range(config.sync_updates):
-                record = None if self.stop.requested else self._update()
+                try:
+                    record = None if self.stop.requested else self._update()
+                except BudgetExhausted:
+                    self.progress.say(f"the budget ended after {len(self.sync_records)} of them")
+                    break
                 if record is None:
                     break
                 self.sync_records.append(record)

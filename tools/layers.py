@@ -39,6 +39,7 @@ PYTHON: dict[str, set[str]] = {
     "microstep": {"models", "cpu", "data", "scheduler", "kernel", "errors"},
     "progress": {"metrics", "errors"},
     "report": {"metrics", "checkpoint", "data", "engine", "cpu", "_version", "errors"},
+    "restart": {"errors"},
     "generate": ANY,
     "train": ANY,
     "cli": ANY,

@@ -71,7 +71,9 @@ def replay(programs: list[Path]) -> int:
     for program in programs:
         paths = [str(p) for p in (CORPUS, SEEDS, CRASHES) if p.exists()]
         done = subprocess.run([program, *paths], stdout=subprocess.PIPE, text=True, check=False)
-        print(f"{program.name}: {done.stdout.strip() or f'exit status {done.returncode}'}", flush=True)
+        print(
+            f"{program.name}: {done.stdout.strip() or f'exit status {done.returncode}'}", flush=True
+        )
         bad += done.returncode != 0
     return bad
 
@@ -90,10 +92,18 @@ def fuzz(programs: list[Path], seconds: int, work: Path) -> int:
             f"-max_total_time={seconds}", f"-dict={HERE / 'mil.dict'}", f"-artifact_prefix={CRASHES}/{program.name}-",
             "-max_len=16384", "-timeout=20", "-rss_limit_mb=3000", "-print_final_stats=1", "-verbosity=0",
         ]  # fmt: skip
-        env = {"ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=1024", **os.environ}
-        done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+        env = {
+            "ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=1024",
+            **os.environ,
+        }
+        done = subprocess.run(
+            command, env=env, stderr=subprocess.PIPE, text=True, errors="replace", check=False
+        )
         runs = EXECUTIONS.search(done.stderr)
-        print(f"{program.name}: {runs.group(1) if runs else '?'} executions, exit status {done.returncode}", flush=True)
+        print(
+            f"{program.name}: {runs.group(1) if runs else '?'} executions, exit status {done.returncode}",
+            flush=True,
+        )
         if done.returncode != 0:
             bad += 1
             print(done.stderr[-6000:])
@@ -103,7 +113,9 @@ def fuzz(programs: list[Path], seconds: int, work: Path) -> int:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Build and run softane's fuzz targets.")
-    parser.add_argument("--fuzz", type=int, default=0, metavar="SECONDS", help="run libFuzzer on each target")
+    parser.add_argument(
+        "--fuzz", type=int, default=0, metavar="SECONDS", help="run libFuzzer on each target"
+    )
     parser.add_argument("names", nargs="*", help="only targets whose name contains one of these")
     args = parser.parse_args()
     kind = "fuzz" if args.fuzz else "replay"

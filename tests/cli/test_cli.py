@@ -369,7 +369,8 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
 @software
 def test_a_spent_budget_saves_and_a_new_process_goes_on(tmp_path: Path) -> None:
     run(*TINY, "--name", "whole", cwd=tmp_path)
-    done = run(*TINY, "--compile-limit", "45", "--name", "part", cwd=tmp_path, code=1)
+    stop = ("--compile-limit", "45", "--budget-end", "stop")
+    done = run(*TINY, *stop, "--name", "part", cwd=tmp_path, code=1)
     assert "ane-native train --resume runs/part" in done.stderr
     assert "Traceback" not in done.stderr
     part = tmp_path / "runs" / "part"
@@ -381,6 +382,34 @@ def test_a_spent_budget_saves_and_a_new_process_goes_on(tmp_path: Path) -> None:
     assert {p.name: digest(p) for p in (part / "checkpoints").iterdir()} == before
     run("train", "--resume", "runs/part", "--compile-limit", "500", cwd=tmp_path)
     assert digest(last(part)) == digest(last(tmp_path / "runs" / "whole"))
+
+
+@software
+def test_a_spent_budget_goes_on_in_a_new_process_with_the_same_bits(tmp_path: Path) -> None:
+    extra = ("--sync-updates", "2")  # the budget of the last process does not hold these, too
+    run(*TINY, *extra, "--name", "whole", cwd=tmp_path)
+    done = run(*TINY, *extra, "--compile-limit", "36", "--name", "part", cwd=tmp_path)
+    whole, part = (tmp_path / "runs" / name for name in ("whole", "part"))
+    assert digest(last(part)) == digest(last(whole))
+    starts = [r for r in lines(part) if r["kind"] == "start"]
+    assert len(starts) >= 3
+    assert [r.get("restarts", 0) for r in starts] == list(range(len(starts)))
+    assert all(int(r["compiles_used"]) <= 36 for r in lines(part))
+    assert "kept in runs/part" in done.stdout
+    for name in ("loss", "valid_loss", "grad_norm"):  # no record is lost or made twice
+        got = [(r["update"], r[name]) for r in lines(part) if r["kind"] == "update"]
+        expected = [(r["update"], r[name]) for r in lines(whole) if r["kind"] == "update"]
+        if name != "valid_loss":
+            assert got == expected
+
+
+@software
+def test_a_budget_that_allows_no_progress_is_said_and_does_not_loop(tmp_path: Path) -> None:
+    done = run(*TINY, "--compile-limit", "18", cwd=tmp_path, code=1)
+    assert "Traceback" not in done.stderr
+    assert "ways out: packing" in done.stderr
+    starts = [r for r in lines(tmp_path / "runs" / "tiny") if r["kind"] == "start"]
+    assert len(starts) <= 3
 
 
 @software
