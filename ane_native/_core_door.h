@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* _core_door.h - what the Objective-C files of the core share: the private
  * methods as protocols, the state of the open engine, how answers become
- * errors. Included by _core.m, _core_surface.m and _core_program.m only. */
+ * errors. Included by the Objective-C files only. */
 #ifndef ANE_NATIVE_CORE_DOOR_H
 #define ANE_NATIVE_CORE_DOOR_H
 
@@ -93,6 +93,44 @@ struct AneSurface {
     AneSurface *next_mapped; /* list of surfaces with views out */
     int views;
 };
+
+/* ============================== Programs ================================== */
+
+typedef enum { PROG_MADE, PROG_COMPILED, PROG_LOADED, PROG_GONE } AneProgState;
+
+/* One procedure of a loaded program, as its attributes describe it. */
+typedef struct {
+    char *name;       /* of the function; "" where the engine does not say */
+    int number;       /* what a request calls it */
+    int n_symbols[2]; /* inputs, outputs */
+    char **symbol[2];
+    int *index[2];    /* symbol index for the request */
+} AneProcedure;
+
+struct AneProgram {
+    int refs;         /* under ane_engine.lock */
+    AneProgram *next; /* registry, same lock */
+    id<AneModel> model;
+    NSDictionary *files; /* weight path -> NSData, until the program is loaded */
+    NSData *text;
+    char identity[256];
+    char *directory;      /* staging: the model's own localModelPath */
+    pthread_mutex_t life; /* compile, load, unload */
+    pthread_mutex_t run;  /* evaluations of one program are serial */
+    AneProgState state;
+    bool cached;          /* the engine knew the identity */
+    int loads;            /* load calls not yet matched by an unload */
+    int n_procedures;     /* of the loaded program */
+    AneProcedure *procedures;
+};
+
+void ane_free_procedures(AneProgram *p);
+
+/* Fill in p->procedures from the attributes of a program just loaded. */
+int ane_read_procedures(AneProgram *p, AneError *err);
+
+/* The procedure of a kernel: by its function's name, or the only one there is. */
+int ane_find_procedure(const AneProgram *p, const AneKernelDef *k, const AneProcedure **out, AneError *err);
 
 /* ============================== Helpers =================================== */
 

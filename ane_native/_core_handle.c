@@ -20,6 +20,7 @@ void ane_error_clear(AneError *err) {
     if (err) {
         memset(err, 0, sizeof *err);
         err->kernel = -1;
+        err->program = -1;
     }
 }
 
@@ -217,7 +218,7 @@ static bool blob_path_ok(const char *path) {
     return *name && *name != '.' && !strchr(name, '/') && strlen(name) < 128;
 }
 
-static int copy_blobs(const AneKernel *in, int32_t n_weights, AneKernelDef *out, AneError *err) {
+static int copy_blobs(const AneSource *in, int32_t n_weights, AneSourceDef *out, AneError *err) {
     if (in->n_blobs < 0 || in->n_blobs > MAX_BLOBS || (in->n_blobs && !in->blobs))
         return ane_error_set(err, ANE_E_ARG, "kernel '%s': %d weight files, expected 0 to %d", out->name, in->n_blobs, MAX_BLOBS);
     if (in->n_blobs && !(out->blobs = calloc((size_t)in->n_blobs, sizeof *out->blobs)))
@@ -256,27 +257,57 @@ static int copy_blobs(const AneKernel *in, int32_t n_weights, AneKernelDef *out,
     return ANE_OK;
 }
 
-static int copy_kernel(const AneKernel *in, int32_t n_weights, AneKernelDef *out, AneError *err) {
+static int copy_source(const AneSource *in, int32_t n_weights, AneSourceDef *out, AneError *err) {
     if (!in->name || !*in->name)
-        return ane_error_set(err, ANE_E_ARG, "a kernel has no name");
+        return ane_error_set(err, ANE_E_ARG, "a program has no name");
     if (!(out->name = copy_text(in->name, strlen(in->name))))
-        return ane_error_set(err, ANE_E_MEMORY, "out of memory for kernel names");
+        return ane_error_set(err, ANE_E_MEMORY, "out of memory for program names");
     if (!in->mil || !in->mil_bytes)
         return ane_error_set(err, ANE_E_ARG, "kernel '%s' has no MIL text", in->name);
     if (!(out->mil = copy_text(in->mil, in->mil_bytes)))
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for MIL text");
     out->mil_bytes = in->mil_bytes;
-    int status = copy_ports(out->name, "input", in->inputs, in->n_inputs, &out->inputs, &out->n_inputs, err);
-    if (status == ANE_OK)
-        status = copy_ports(out->name, "output", in->outputs, in->n_outputs, &out->outputs, &out->n_outputs, err);
-    if (status == ANE_OK)
-        status = copy_blobs(in, n_weights, out, err);
+    return copy_blobs(in, n_weights, out, err);
+}
+
+int ane_source_copy(const AneSource *in, int32_t n_weights, AneSourceDef *out, AneError *err) {
+    memset(out, 0, sizeof *out);
+    int status = copy_source(in, n_weights, out, err);
+    if (status != ANE_OK)
+        ane_source_free(out);
     return status;
 }
 
-int ane_kernel_copy(const AneKernel *in, int32_t n_weights, AneKernelDef *out, AneError *err) {
+void ane_source_free(AneSourceDef *s) {
+    free(s->name);
+    free(s->mil);
+    for (int32_t i = 0; s->blobs && i < s->n_blobs; i++) {
+        free(s->blobs[i].path);
+        free(s->blobs[i].data_f16);
+    }
+    free(s->blobs);
+    memset(s, 0, sizeof *s);
+}
+
+static int copy_kernel(const AneKernel *in, int32_t n_sources, AneKernelDef *out, AneError *err) {
+    if (!in->name || !*in->name)
+        return ane_error_set(err, ANE_E_ARG, "a kernel has no name");
+    if (!(out->name = copy_text(in->name, strlen(in->name))))
+        return ane_error_set(err, ANE_E_MEMORY, "out of memory for kernel names");
+    if (in->program < 0 || in->program >= n_sources)
+        return ane_error_set(err, ANE_E_ARG, "kernel '%s': program %d of %d", in->name, in->program, n_sources);
+    out->program = in->program;
+    if (in->function && !(out->function = copy_text(in->function, strlen(in->function))))
+        return ane_error_set(err, ANE_E_MEMORY, "out of memory for function names");
+    int status = copy_ports(out->name, "input", in->inputs, in->n_inputs, &out->inputs, &out->n_inputs, err);
+    if (status == ANE_OK)
+        status = copy_ports(out->name, "output", in->outputs, in->n_outputs, &out->outputs, &out->n_outputs, err);
+    return status;
+}
+
+int ane_kernel_copy(const AneKernel *in, int32_t n_sources, AneKernelDef *out, AneError *err) {
     memset(out, 0, sizeof *out);
-    int status = copy_kernel(in, n_weights, out, err);
+    int status = copy_kernel(in, n_sources, out, err);
     if (status != ANE_OK)
         ane_kernel_free(out);
     return status;
@@ -290,14 +321,9 @@ static void free_ports(AnePortDef *ports, int32_t n) {
 
 void ane_kernel_free(AneKernelDef *k) {
     free(k->name);
-    free(k->mil);
+    free(k->function);
     free_ports(k->inputs, k->n_inputs);
     free_ports(k->outputs, k->n_outputs);
-    for (int32_t i = 0; k->blobs && i < k->n_blobs; i++) {
-        free(k->blobs[i].path);
-        free(k->blobs[i].data_f16);
-    }
-    free(k->blobs);
     memset(k, 0, sizeof *k);
 }
 

@@ -3,7 +3,7 @@
  *
  *   handles  (_core_handle.c)  numbers -> reference-counted objects, fork guard
  *   engine   (_core.m)         the door: programs, surfaces, requests, budget
- *   sched    (_core_sched.c)   uses the two above, plain C on GCD */
+ *   sched    (_core_sched.h)   uses the two above, plain C on GCD */
 #ifndef ANE_NATIVE_CORE_INTERNAL_H
 #define ANE_NATIVE_CORE_INTERNAL_H
 
@@ -60,14 +60,21 @@ typedef struct {
 typedef struct {
     char *name, *mil;
     size_t mil_bytes;
-    AnePortDef *inputs, *outputs;
-    int32_t n_inputs, n_outputs;
     AneBlobDef *blobs;
     int32_t n_blobs;
+} AneSourceDef;
+
+typedef struct {
+    char *name, *function; /* function: NULL when it is the program's only one */
+    int32_t program;
+    AnePortDef *inputs, *outputs;
+    int32_t n_inputs, n_outputs;
 } AneKernelDef;
 
-/* Deep copy with every check a caller can fail; ANE_E_ARG names the part. */
-int ane_kernel_copy(const AneKernel *in, int32_t n_weights, AneKernelDef *out, AneError *err);
+/* Deep copies with every check a caller can fail; ANE_E_ARG names the part. */
+int ane_source_copy(const AneSource *in, int32_t n_weights, AneSourceDef *out, AneError *err);
+void ane_source_free(AneSourceDef *s);
+int ane_kernel_copy(const AneKernel *in, int32_t n_sources, AneKernelDef *out, AneError *err);
 void ane_kernel_free(AneKernelDef *k);
 
 /* Layout of a port as the engine lays it out (rows padded to 64 bytes). */
@@ -92,7 +99,7 @@ typedef struct {
 } AneCost;
 
 /* Bake and find or make the program of these bytes; +1 reference in *out. */
-int ane_prog_acquire(const AneKernelDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err);
+int ane_prog_acquire(const AneSourceDef *source, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err);
 /* Compile unless the engine knows the identity; `reserved`: the budget was reserved by the caller. */
 int ane_prog_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err);
 /* Load (compiling first if needed); every success is matched by one ane_prog_unload. */
@@ -101,7 +108,7 @@ int ane_prog_unload(AneProgram *p, uint32_t qos, AneError *err);
 void ane_prog_release(AneProgram *p);
 const char *ane_prog_identity(const AneProgram *p);
 
-/* A request binds surfaces to a loaded program by name; checks names and layout. */
+/* A request binds surfaces to a procedure of a loaded program by name; checks names and layout. */
 int ane_request_make(AneProgram *p, const AneKernelDef *k, AneSurface *const *inputs, AneSurface *const *outputs, void **out,
                      AneError *err);
 void ane_request_free(void *request);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* _core_program.m - programs and requests: bake, describe, stage, compile, load,
- * bind by name, evaluate, unload.
+/* _core_program.m - programs: bake, describe, stage, compile, load, unload; one
+ * program by a handle of its own. Binding and evaluating is in _core_bind.m.
  *
  * There is one AneProgram per identity and process, shared by all who bake the
  * same bytes: the engine keeps one staging directory per identity and unload
@@ -21,39 +21,6 @@
 
 /* ============================== Programs: making ========================== */
 
-typedef enum { PROG_MADE, PROG_COMPILED, PROG_LOADED, PROG_GONE } ProgState;
-
-struct AneProgram {
-    int refs;         /* under ane_engine.lock */
-    AneProgram *next; /* registry, same lock */
-    id<AneModel> model;
-    NSDictionary *files; /* weight path -> NSData, until the program is loaded */
-    NSData *text;
-    char identity[256];
-    char *directory;      /* staging: the model's own localModelPath */
-    pthread_mutex_t life; /* compile, load, unload */
-    pthread_mutex_t run;  /* evaluations of one program are serial */
-    ProgState state;
-    bool cached;          /* the engine knew the identity */
-    int loads;            /* load calls not yet matched by an unload */
-    /* of the loaded program, procedure 0 */
-    int n_symbols[2];     /* inputs, outputs */
-    char **symbol[2];
-    int *index[2];        /* symbol index for the request */
-};
-
-static void free_symbols(AneProgram *p) {
-    for (int side = 0; side < 2; side++) {
-        for (int i = 0; p->symbol[side] && i < p->n_symbols[side]; i++)
-            free(p->symbol[side][i]);
-        free(p->symbol[side]);
-        free(p->index[side]);
-        p->symbol[side] = NULL;
-        p->index[side] = NULL;
-        p->n_symbols[side] = 0;
-    }
-}
-
 static void destroy_program(AneProgram *p) {
     ane_thread_enter();
     @autoreleasepool {
@@ -61,7 +28,7 @@ static void destroy_program(AneProgram *p) {
         [p->files release];
         [p->text release];
     }
-    free_symbols(p);
+    ane_free_procedures(p);
     free(p->directory);
     pthread_mutex_destroy(&p->life);
     pthread_mutex_destroy(&p->run);
@@ -170,7 +137,7 @@ static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *f
     return p;
 }
 
-static int acquire(const AneKernelDef *k, const float *const *weights, AneProgram **out, AneError *err) {
+static int acquire(const AneSourceDef *k, const float *const *weights, AneProgram **out, AneError *err) {
     NSMutableDictionary *files = [NSMutableDictionary dictionary];
     for (int32_t i = 0; i < k->n_blobs; i++) {
         const AneBlobDef *b = &k->blobs[i];
@@ -204,7 +171,7 @@ static int acquire(const AneKernelDef *k, const float *const *weights, AneProgra
     return status;
 }
 
-int ane_prog_acquire(const AneKernelDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err) {
+int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err) {
     int status = ane_need_open(err);
     if (status != ANE_OK)
         return status;
@@ -321,46 +288,6 @@ static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *c
     return ANE_OK;
 }
 
-/* Name of a symbol without the "@output" that the engine adds to results. */
-static char *plain_name(NSString *symbol) {
-    const char *s = [symbol UTF8String];
-    const char *at = s ? strchr(s, '@') : NULL;
-    return s ? strndup(s, at ? (size_t)(at - s) : strlen(s)) : NULL;
-}
-
-static int read_side(AneProgram *p, int side, NSArray *symbols, NSArray *indices, AneError *err) {
-    NSUInteger n = [indices count];
-    p->symbol[side] = calloc(n ? n : 1, sizeof(char *));
-    p->index[side] = calloc(n ? n : 1, sizeof(int));
-    if (!p->symbol[side] || !p->index[side])
-        return ane_error_set(err, ANE_E_MEMORY, "out of memory for symbols");
-    p->n_symbols[side] = (int)n;
-    for (NSUInteger i = 0; i < n; i++) {
-        NSUInteger at = [[indices objectAtIndex:i] unsignedIntegerValue];
-        if (at >= [symbols count])
-            return ane_error_set(err, ANE_E_BIND, "symbol index %lu of %lu", (unsigned long)at, (unsigned long)[symbols count]);
-        p->index[side][i] = (int)at;
-        if (!(p->symbol[side][i] = plain_name([symbols objectAtIndex:at])))
-            return ane_error_set(err, ANE_E_MEMORY, "out of memory for symbols");
-    }
-    return ANE_OK;
-}
-
-/* Symbols of procedure 0 from the loaded program's own arrays. */
-static int read_symbols(AneProgram *p, AneError *err) {
-    NSDictionary *description = [[p->model modelAttributes] objectForKey:@"ANEFModelDescription"];
-    NSArray *inputs = [description objectForKey:@"kANEFModelInputSymbolsArrayKey"];
-    NSArray *outputs = [description objectForKey:@"kANEFModelOutputSymbolsArrayKey"];
-    NSArray *procedures = [description objectForKey:@"ANEFModelProcedures"];
-    if (!inputs || !outputs || [procedures count] == 0)
-        return ane_error_set(err, ANE_E_BIND, "the loaded program has no symbol arrays in its attributes");
-    NSDictionary *first = [procedures objectAtIndex:0];
-    int status = read_side(p, 0, inputs, [first objectForKey:@"ANEFModelInputSymbolIndexArray"], err);
-    if (status == ANE_OK)
-        status = read_side(p, 1, outputs, [first objectForKey:@"ANEFModelOutputSymbolIndexArray"], err);
-    return status;
-}
-
 /* Weights are frozen in the program now: free them, in memory and on disk. Only
  * what we wrote goes; the compiled files must stay (measured: ddalcu/mlx-serve). */
 static void drop_sources(AneProgram *p) {
@@ -415,7 +342,7 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     p->state = PROG_LOADED;
     p->loads = 1;
     drop_sources(p);
-    return read_symbols(p, err);
+    return ane_read_procedures(p, err);
 }
 
 static int unload_locked(AneProgram *p, uint32_t qos, AneError *err) {
@@ -463,132 +390,14 @@ int ane_prog_load(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, Ane
 
 int ane_prog_unload(AneProgram *p, uint32_t qos, AneError *err) { LIFE_STEP(p, "unload", unload_locked(p, qos, err)); }
 
-/* ============================== Requests ================================== */
-
-/* Strides the engine reports for a port must be those our surfaces were laid out by. */
-static int check_layout(AneProgram *p, int side, const AnePortDef *port, const AneSurfaceInfo *ours, AneError *err) {
-    NSArray *status = [[p->model modelAttributes] objectForKey:@"NetworkStatusList"];
-    if ([status count] == 0)
-        return ANE_OK; /* older systems may not say */
-    NSArray *live = [[status objectAtIndex:0] objectForKey:side ? @"LiveOutputList" : @"LiveInputList"];
-    for (NSDictionary *entry in live) {
-        char *name = plain_name([entry objectForKey:@"Symbol"] ? [entry objectForKey:@"Symbol"] : [entry objectForKey:@"Name"]);
-        bool mine = name && strcmp(name, port->name) == 0;
-        free(name);
-        if (!mine)
-            continue;
-        const struct {
-            NSString *key;
-            int64_t value;
-        } expect[] = {{@"Channels", ours->c}, {@"Height", ours->h}, {@"Width", ours->w},
-                      {@"RowStride", ours->row_stride}, {@"PlaneStride", ours->plane_stride}};
-        for (size_t i = 0; i < sizeof expect / sizeof *expect; i++) {
-            NSNumber *said = [entry objectForKey:expect[i].key];
-            if (said && [said longLongValue] != expect[i].value)
-                return ane_error_set(err, ANE_E_BIND, "port '%s': the program says %s %lld, the declared shape gives %lld",
-                                     port->name, [expect[i].key UTF8String], [said longLongValue], (long long)expect[i].value);
-        }
-        return ANE_OK;
-    }
-    return ANE_OK;
-}
-
-/* Surfaces and symbol indices of one side, by name. */
-static int bind_side(AneProgram *p, int side, const AnePortDef *ports, int32_t n, AneSurface *const *surfaces,
-                     NSMutableArray *objects, NSMutableArray *indices, AneError *err) {
-    const char *what = side ? "output" : "input";
-    if (n != p->n_symbols[side])
-        return ane_error_set(err, ANE_E_BIND, "%d %ss declared, the program has %d", n, what, p->n_symbols[side]);
-    for (int32_t i = 0; i < n; i++) {
-        int at = 0;
-        while (at < p->n_symbols[side] && strcmp(p->symbol[side][at], ports[i].name) != 0)
-            at++;
-        if (at == p->n_symbols[side])
-            return ane_error_set(err, ANE_E_BIND, "the program has no %s '%s' (its first is '%s')", what, ports[i].name,
-                                 p->n_symbols[side] ? p->symbol[side][0] : "");
-        int status = check_layout(p, side, &ports[i], &surfaces[i]->info, err);
-        if (status != ANE_OK)
-            return status;
-        [objects addObject:surfaces[i]->wrapper];
-        [indices addObject:[NSNumber numberWithInt:p->index[side][at]]];
-    }
-    return ANE_OK;
-}
-
-static int make_request(AneProgram *p, const AneKernelDef *k, AneSurface *const *inputs, AneSurface *const *outputs, void **out,
-                        AneError *err) {
-    NSMutableArray *in = [NSMutableArray array], *in_at = [NSMutableArray array];
-    NSMutableArray *res = [NSMutableArray array], *res_at = [NSMutableArray array];
-    int status = bind_side(p, 0, k->inputs, k->n_inputs, inputs, in, in_at, err);
-    if (status == ANE_OK)
-        status = bind_side(p, 1, k->outputs, k->n_outputs, outputs, res, res_at, err);
-    if (status != ANE_OK)
-        return status;
-    id<AneRequest> r = [(id<AneRequestClass>)(id)g.cls[CLS_REQUEST] requestWithInputs:in
-                                                                           inputIndices:in_at
-                                                                                outputs:res
-                                                                          outputIndices:res_at
-                                                                          weightsBuffer:nil
-                                                                              perfStats:nil
-                                                                         procedureIndex:[NSNumber numberWithInt:0]];
-    if (!r || ![r validate])
-        return ane_error_set(err, ANE_E_BIND, "the engine does not accept a request with %d inputs and %d outputs", k->n_inputs,
-                             k->n_outputs);
-    *out = [(id)r retain];
-    return ANE_OK;
-}
-
-int ane_request_make(AneProgram *p, const AneKernelDef *k, AneSurface *const *inputs, AneSurface *const *outputs, void **out,
-                     AneError *err) {
-    int status = ane_need_open(err);
-    if (status != ANE_OK)
-        return status;
-    ane_thread_enter();
-    @autoreleasepool {
-        @try {
-            status = make_request(p, k, inputs, outputs, out, err);
-        } @catch (NSException *x) {
-            status = ane_threw(err, "bind", x);
-        }
-    }
-    return status;
-}
-
-void ane_request_free(void *request) {
-    if (!request)
-        return;
-    ane_thread_enter();
-    @autoreleasepool {
-        [(id)request release];
-    }
-}
-
-int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, AneError *err) {
-    int status = ANE_OK;
-    ane_thread_enter();
-    pthread_mutex_lock(&p->run);
-    @autoreleasepool {
-        @try {
-            NSError *e = nil;
-            uint64_t begin = ane_now_ns();
-            if (![p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:(id)request error:&e])
-                status = ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "evaluate", e, p->identity, qos, begin);
-        } @catch (NSException *x) {
-            status = ane_threw(err, "evaluate", x);
-        }
-    }
-    pthread_mutex_unlock(&p->run);
-    __atomic_add_fetch(&g.evals, 1, __ATOMIC_RELAXED);
-    return status;
-}
-
 /* ============================== One program by handle ===================== */
 
-/* What a program handle names: its kernel's description, the shared program and
+/* What a program handle names: its source and its one kernel, the shared program and
  * how far this owner has brought it. */
 typedef struct {
     AneObject object;
     pthread_mutex_t lock;
+    AneSourceDef source;
     AneKernelDef kernel;
     AneProgram *program;
     AneCost cost;
@@ -612,23 +421,29 @@ static void destroy_ref(AneObject *o) {
     if (r->state == 2)
         ane_prog_unload(r->program, 21, NULL);
     ane_prog_release(r->program);
+    ane_source_free(&r->source);
     ane_kernel_free(&r->kernel);
     pthread_mutex_destroy(&r->lock);
     free(r);
 }
 
-int ane_program_create(const AneKernel *kernel, const float *const *weights, int32_t n_weights, AneHandle *out, AneError *err) {
+int ane_program_create(const AneSource *source, const AneKernel *kernel, const float *const *weights, int32_t n_weights,
+                       AneHandle *out, AneError *err) {
     int status = ane_need_open(err);
     if (status != ANE_OK)
         return status;
+    if (!source || !kernel)
+        return ane_error_set(err, ANE_E_ARG, "a program needs a source and a kernel");
     ProgramRef *r = calloc(1, sizeof *r);
     if (!r)
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for a program");
     ane_object_init(&r->object, ANE_KIND_PROGRAM, destroy_ref);
     pthread_mutex_init(&r->lock, NULL);
-    status = ane_kernel_copy(kernel, n_weights, &r->kernel, err);
+    status = ane_source_copy(source, n_weights, &r->source, err);
     if (status == ANE_OK)
-        status = ane_prog_acquire(&r->kernel, weights, &r->program, &r->cost, err);
+        status = ane_kernel_copy(kernel, 1, &r->kernel, err);
+    if (status == ANE_OK)
+        status = ane_prog_acquire(&r->source, weights, &r->program, &r->cost, err);
     if (status == ANE_OK)
         status = ane_handle_new(&r->object, out, err);
     if (status != ANE_OK)
@@ -698,8 +513,11 @@ int ane_program_info(AneHandle program, AneProgramInfo *out, AneError *err) {
     out->state = r->state;
     pthread_mutex_lock(&r->program->life);
     out->cached = r->program->cached || r->cost.reused;
-    out->n_inputs = r->program->n_symbols[0];
-    out->n_outputs = r->program->n_symbols[1];
+    const AneProcedure *f;
+    if (ane_find_procedure(r->program, &r->kernel, &f, NULL) == ANE_OK) {
+        out->n_inputs = f->n_symbols[0];
+        out->n_outputs = f->n_symbols[1];
+    }
     pthread_mutex_unlock(&r->program->life);
     out->bake_ns = r->cost.bake_ns;
     out->compile_ns = r->cost.compile_ns;
@@ -713,12 +531,15 @@ int ane_program_symbol(AneHandle program, int32_t is_output, int32_t i, char *bu
     if (status != ANE_OK)
         return status;
     int side = is_output ? 1 : 0;
+    const AneProcedure *f = NULL;
     if (r->state != 2)
         status = ane_error_set(err, ANE_E_STATE, "symbols are known once the program is loaded");
-    else if (i < 0 || i >= r->program->n_symbols[side])
-        status = ane_error_set(err, ANE_E_ARG, "symbol %d of %d", i, r->program->n_symbols[side]);
     else
-        snprintf(buf, cap, "%s", r->program->symbol[side][i]);
+        status = ane_find_procedure(r->program, &r->kernel, &f, err);
+    if (f && (i < 0 || i >= f->n_symbols[side]))
+        status = ane_error_set(err, ANE_E_ARG, "symbol %d of %d", i, f->n_symbols[side]);
+    else if (f)
+        snprintf(buf, cap, "%s", f->symbol[side][i]);
     return done(r, status);
 }
 

@@ -16,187 +16,6 @@
 
 #include "_core_sched.h"
 
-/* ============================== Generations =============================== */
-
-#define MAX_ALIVE 2 /* the active set and the one being built */
-
-static void free_generation(AneGeneration *gen) {
-    free(gen->weights);
-    free(gen->programs);
-    free(gen->requests);
-    free(gen);
-}
-
-static AneGeneration *new_generation(AneSched *s, const float *const *weights, int64_t version) {
-    AneGeneration *gen = calloc(1, sizeof *gen);
-    size_t n = (size_t)s->n_kernels, w = (size_t)s->n_weights;
-    if (!gen)
-        return NULL;
-    gen->weights = calloc(w ? w : 1, sizeof *gen->weights);
-    gen->programs = calloc(n, sizeof *gen->programs);
-    gen->requests = calloc(n, sizeof *gen->requests);
-    if (!gen->weights || !gen->programs || !gen->requests) {
-        free_generation(gen);
-        return NULL;
-    }
-    if (w)
-        memcpy(gen->weights, weights, w * sizeof *weights);
-    gen->sched = s;
-    gen->version = version;
-    gen->refs = 2; /* the slot and the job */
-    gen->baking = true;
-    return gen;
-}
-
-static void compile_job(void *context);
-
-/* Unload and free. On the compile queue; nobody else can see the generation. */
-static void retire(void *context) {
-    AneGeneration *gen = context;
-    AneSched *s = gen->sched;
-    ane_core_thread_enter();
-    for (int32_t k = 0; k < s->n_kernels; k++) {
-        ane_request_free(gen->requests[k]);
-        if (!gen->programs[k])
-            continue;
-        uint64_t begin = ane_now_ns();
-        ane_prog_unload(gen->programs[k], s->options.background_qos, NULL);
-        ane_prog_release(gen->programs[k]);
-        ane_trace_add(&s->trace, ANE_EV_UNLOAD, k, gen->version, begin, ane_now_ns());
-    }
-    free_generation(gen);
-    pthread_mutex_lock(&s->lock);
-    s->alive--;
-    AneGeneration *next = s->alive <= MAX_ALIVE ? s->deferred : NULL;
-    if (next)
-        s->deferred = NULL;
-    pthread_mutex_unlock(&s->lock);
-    if (next)
-        dispatch_async_f(s->queue, next, compile_job);
-    dispatch_semaphore_signal(s->changed);
-    ane_object_release(&s->object); /* the generation's hold on its scheduler */
-}
-
-/* Give up `n` references; the last one sends it to the queue. Without the lock. */
-static void drop_generation(AneGeneration *gen) {
-    AneSched *s = gen->sched;
-    pthread_mutex_lock(&s->lock);
-    bool last = --gen->refs == 0;
-    pthread_mutex_unlock(&s->lock);
-    if (last)
-        dispatch_async_f(s->queue, gen, retire);
-}
-
-/* ============================== Background job ============================ */
-
-static bool is_closing(AneSched *s) {
-    pthread_mutex_lock(&s->lock);
-    bool closing = s->closing;
-    pthread_mutex_unlock(&s->lock);
-    return closing;
-}
-
-/* One kernel: compile and load its program, bind the set's surfaces, canary. */
-static int build_kernel(AneGeneration *gen, int32_t k, AneProgram *p, AneError *err) {
-    AneSched *s = gen->sched;
-    const AneKernelDef *def = &s->kernels[k];
-    uint32_t qos = s->options.background_qos;
-    AneCost cost = {0};
-    uint64_t begin = ane_now_ns();
-    int status = ane_prog_load(p, qos, true, &cost, err);
-    uint64_t end = ane_now_ns();
-    gen->cost.bake_ns += cost.bake_ns; /* staging files */
-    gen->cost.compile_ns += cost.compile_ns;
-    gen->cost.load_ns += cost.load_ns;
-    gen->compiled += cost.compiled;
-    gen->reused += cost.reused;
-    if (cost.compiled)
-        ane_trace_add(&s->trace, ANE_EV_COMPILE, k, gen->version, begin, begin + cost.compile_ns);
-    if (status != ANE_OK)
-        return status;
-    ane_trace_add(&s->trace, ANE_EV_LOAD, k, gen->version, end - cost.load_ns, end);
-    gen->programs[k] = p; /* from here on retire() unloads it */
-    status = ane_request_make(p, def, s->inputs[k], s->outputs[k], &gen->requests[k], err);
-    if (status == ANE_OK && s->options.canary && !cost.reused) {
-        begin = ane_now_ns();
-        status = ane_canary_run(s, def, p, err);
-        end = ane_now_ns();
-        gen->canary_ns += end - begin;
-        ane_trace_add(&s->trace, ANE_EV_CANARY, k, gen->version, begin, end);
-    }
-    return status;
-}
-
-/* Bake every kernel first, so that the caller's weights are free as early as possible. */
-static int bake_all(AneGeneration *gen, AneProgram **made, AneError *err) {
-    AneSched *s = gen->sched;
-    int status = ANE_OK;
-    for (int32_t k = 0; k < s->n_kernels && status == ANE_OK; k++) {
-        uint64_t begin = ane_now_ns();
-        if (is_closing(s))
-            status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
-        else
-            status = ane_prog_acquire(&s->kernels[k], gen->weights, &made[k], &gen->cost, err);
-        if (status != ANE_OK && err)
-            err->kernel = k;
-        ane_trace_add(&s->trace, ANE_EV_BAKE, k, gen->version, begin, ane_now_ns());
-    }
-    pthread_mutex_lock(&s->lock);
-    gen->baking = false;
-    pthread_mutex_unlock(&s->lock);
-    return status;
-}
-
-static int build_all(AneGeneration *gen, AneError *err) {
-    AneSched *s = gen->sched;
-    int status = ane_budget_reserve(s->n_kernels, err);
-    if (status != ANE_OK)
-        return status;
-    AneProgram **made = calloc((size_t)s->n_kernels, sizeof *made);
-    status = made ? bake_all(gen, made, err) : ane_error_set(err, ANE_E_MEMORY, "out of memory for a kernel set");
-    for (int32_t k = 0; made && k < s->n_kernels && status == ANE_OK; k++) {
-        status = is_closing(s) ? ane_error_set(err, ANE_E_CLOSED, "the trainer was closed") : build_kernel(gen, k, made[k], err);
-        if (status != ANE_OK)
-            err->kernel = k;
-    }
-    for (int32_t k = 0; made && k < s->n_kernels; k++)
-        if (!gen->programs[k])
-            ane_prog_release(made[k]);
-    free(made);
-    ane_budget_return(s->n_kernels - gen->compiled);
-    return status;
-}
-
-/* Publish the outcome. A failed set never becomes READY; after a close no set stays in the slot. */
-static void publish(AneGeneration *gen, int status) {
-    AneSched *s = gen->sched;
-    pthread_mutex_lock(&s->lock);
-    gen->baking = false;
-    s->slot = status == ANE_OK ? ANE_SLOT_READY : ANE_SLOT_FAILED;
-    s->failures += status != ANE_OK && status != ANE_E_CLOSED;
-    if (s->closing) {
-        s->slot = ANE_SLOT_EMPTY;
-        s->pending = NULL;
-        gen->refs--; /* the slot's; the job's is still there */
-    }
-    pthread_mutex_unlock(&s->lock);
-    drop_generation(gen); /* the job's reference */
-    dispatch_semaphore_signal(s->changed);
-}
-
-static void compile_job(void *context) {
-    AneGeneration *gen = context;
-    AneSched *s = gen->sched;
-    ane_core_thread_enter();
-    uint64_t begin = ane_now_ns();
-    ane_error_clear(&gen->error);
-    int status = build_all(gen, &gen->error);
-    uint64_t end = ane_now_ns();
-    gen->job_ns = end - begin;
-    ane_trace_add(&s->trace, ANE_EV_GENERATION, -1, gen->version, begin, end);
-    publish(gen, status);
-}
-
 /* ============================== Boundary ================================== */
 
 /* Look up a scheduler and make the caller the only one at its boundary. */
@@ -307,8 +126,7 @@ static int settle(AneSched *s, int64_t newest_then, int32_t slice_ms, AneError *
         if (status != ANE_AGAIN)
             end_wait_locked(s, now);
         pthread_mutex_unlock(&s->lock);
-        if (dropped)
-            drop_generation(dropped);
+        ane_generation_drop(dropped);
         if (status != ANE_AGAIN)
             return status;
         waited = true;
@@ -329,39 +147,84 @@ int ane_sched_boundary(AneHandle sched, int32_t slice_ms, AneError *err) {
     return leave_boundary(s, settle(s, s->newest + 1, slice_ms, err));
 }
 
+/* ============================== Offers ==================================== */
+
+/* The generation of the version to come, made now if there is none. Under `stepping`: nobody
+ * else puts one there. */
+static int need_offered(AneSched *s, AneGeneration **fresh, AneError *err) {
+    pthread_mutex_lock(&s->lock);
+    bool there = s->offered != NULL;
+    int64_t version = s->newest + 1;
+    pthread_mutex_unlock(&s->lock);
+    *fresh = there ? NULL : ane_generation_new(s, version);
+    return there || *fresh ? ANE_OK : ane_error_set(err, ANE_E_MEMORY, "out of memory for a generation");
+}
+
+/* Put these weights (NULL: not given) into the offered generation, or none of them. Under the lock. */
+static int take_weights_locked(AneSched *s, AneGeneration **fresh, const float *const *weights, AneError *err) {
+    for (int32_t w = 0; s->offered && w < s->n_weights; w++)
+        if (weights[w] && s->offered->weights[w] && s->offered->weights[w] != weights[w])
+            return ane_error_set(err, ANE_E_ARG, "weight %d was offered from another array", w);
+    if (!s->offered) {
+        if (!*fresh) /* closed since need_offered() */
+            return ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
+        s->offered = *fresh;
+        *fresh = NULL;
+        s->alive++;
+        ane_object_retain(&s->object); /* until retired */
+    }
+    for (int32_t w = 0; w < s->n_weights; w++)
+        if (weights[w])
+            s->offered->weights[w] = weights[w];
+    return ANE_OK;
+}
+
+/* The offered generation has all its weights: into the slot, in the state it has reached. Under the lock. */
+static void submit_offered_locked(AneSched *s) {
+    AneGeneration *gen = s->offered;
+    s->offered = NULL;
+    s->pending = gen;
+    gen->submitted = true;
+    gen->baking = !gen->failed && gen->baked < s->n_programs;
+    s->slot = gen->failed ? ANE_SLOT_FAILED : ANE_SLOT_COMPILING;
+    if (!gen->failed && !gen->running && ane_generation_whole_locked(gen))
+        s->slot = ANE_SLOT_READY;
+}
+
 /* Take version newest+1. Under `stepping`. */
 static int submit(AneSched *s, const float *const *weights, uint64_t snapshot_ns, AneError *err) {
     uint64_t begin = ane_now_ns();
     for (int32_t w = 0; weights && w < s->n_weights; w++)
         if (!weights[w])
             return ane_error_set(err, ANE_E_ARG, "weight %d is missing", w);
-    AneGeneration *gen = NULL;
-    if (weights && !(gen = new_generation(s, weights, s->newest + 1)))
-        return ane_error_set(err, ANE_E_MEMORY, "out of memory for a generation");
-    int status = ANE_OK;
-    bool later = false;
+    AneGeneration *fresh = NULL, *dropped = NULL, *job = NULL;
+    int status = weights ? need_offered(s, &fresh, err) : ANE_OK;
+    if (status != ANE_OK)
+        return status;
     pthread_mutex_lock(&s->lock);
-    if (gen && s->slot != ANE_SLOT_EMPTY) {
+    if (s->closing)
+        status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
+    else if (weights && s->slot != ANE_SLOT_EMPTY)
         status = ane_error_set(err, ANE_E_STATE, "a generation is pending: call boundary first");
-    } else {
+    else if (weights)
+        status = take_weights_locked(s, &fresh, weights, err);
+    if (status == ANE_OK) {
         s->newest++;
-        s->now.submitted = gen != NULL;
+        s->now.submitted = weights != NULL;
         s->now.snapshot_ns += snapshot_ns;
-        if (gen) {
-            s->pending = gen;
-            s->slot = ANE_SLOT_COMPILING;
-            later = ++s->alive > MAX_ALIVE;
-            if (later) /* evaluations may hold an old set for longer; retire() goes on from here */
-                s->deferred = gen;
-            ane_object_retain(&s->object); /* until retired */
+        if (weights) {
+            submit_offered_locked(s);
+            job = ane_job_next_locked(s);
+        } else { /* the slot is full, so nothing of it was begun */
+            dropped = s->offered;
+            s->offered = NULL;
         }
     }
     pthread_mutex_unlock(&s->lock);
-    if (gen && status != ANE_OK) {
-        free_generation(gen);
-    } else if (gen && !later) {
-        dispatch_async_f(s->queue, gen, compile_job);
-    }
+    if (fresh)
+        ane_generation_free(fresh);
+    ane_generation_drop(dropped);
+    ane_job_dispatch(job);
     uint64_t end = ane_now_ns();
     pthread_mutex_lock(&s->lock);
     s->now.submit_ns += end - begin;
@@ -423,7 +286,7 @@ int ane_sched_finish(AneHandle sched, int32_t slice_ms, AneBatchStats *out, AneE
 
 /* ============================== Evaluations =============================== */
 
-/* Pin the active generation: it is not retired before drop_generation(). */
+/* Pin the active generation: it is not retired before ane_generation_drop(). */
 static AneGeneration *pin_active(AneSched *s) {
     pthread_mutex_lock(&s->lock);
     AneGeneration *gen = s->closing ? NULL : s->active;
@@ -433,18 +296,26 @@ static AneGeneration *pin_active(AneSched *s) {
     return gen;
 }
 
+/* The generation that is being built now, or NULL. Under the lock. */
+static AneGeneration *building_locked(const AneSched *s) {
+    if (s->slot == ANE_SLOT_COMPILING)
+        return s->pending;
+    return s->offered && s->offered->running ? s->offered : NULL;
+}
+
 static void count_eval(AneSched *s, uint64_t ns, bool compiling) {
     pthread_mutex_lock(&s->lock);
     s->now.evals++;
     ane_samples_add(compiling ? &s->compiling : &s->idle, ns);
-    if (s->slot == ANE_SLOT_COMPILING && s->pending)
-        s->pending->evals++;
+    AneGeneration *built = building_locked(s);
+    if (built)
+        built->evals++;
     pthread_mutex_unlock(&s->lock);
 }
 
 static bool compiling_now(AneSched *s) {
     pthread_mutex_lock(&s->lock);
-    bool compiling = s->slot == ANE_SLOT_COMPILING;
+    bool compiling = building_locked(s) != NULL;
     pthread_mutex_unlock(&s->lock);
     return compiling;
 }
@@ -467,7 +338,7 @@ int ane_sched_eval(AneHandle sched, const int32_t *kernels, int32_t n_kernels, A
         }
         bool compiling = compiling_now(s);
         uint64_t begin = ane_now_ns();
-        status = ane_prog_eval(gen->programs[k], gen->requests[k], s->options.foreground_qos, err);
+        status = ane_prog_eval(gen->programs[s->kernels[k].program], gen->requests[k], s->options.foreground_qos, err);
         uint64_t end = ane_now_ns();
         count_eval(s, end - begin, compiling);
         ane_trace_add(&s->trace, ANE_EV_EVAL, k, gen->version, begin, end);
@@ -475,7 +346,7 @@ int ane_sched_eval(AneHandle sched, const int32_t *kernels, int32_t n_kernels, A
             err->kernel = k;
     }
     if (gen)
-        drop_generation(gen);
+        ane_generation_drop(gen);
     ane_object_release(&s->object);
     return status;
 }
@@ -487,8 +358,9 @@ int ane_sched_micro_step(AneHandle sched, AneError *err) {
         return status;
     pthread_mutex_lock(&s->lock);
     s->now.micro_steps++;
-    if (s->slot == ANE_SLOT_COMPILING && s->pending)
-        s->pending->micro_steps++;
+    AneGeneration *built = building_locked(s);
+    if (built)
+        built->micro_steps++;
     pthread_mutex_unlock(&s->lock);
     ane_object_release(&s->object);
     return ANE_OK;
@@ -540,40 +412,12 @@ int ane_sched_trace(AneHandle sched, AneEvent *out, int32_t cap, int32_t *n, int
 
 /* ============================== Making and closing ======================== */
 
-/* Close the handles of one side's surfaces; wired inputs have none of their own. */
-static void free_surfaces(AneSched *s) {
-    for (int32_t k = 0; s->kernels && k < s->n_kernels; k++)
-        for (int side = 0; side < 2; side++) {
-            AneSurface **surfaces = side ? (s->outputs ? s->outputs[k] : NULL) : (s->inputs ? s->inputs[k] : NULL);
-            AneHandle *handles = side ? (s->output_handles ? s->output_handles[k] : NULL)
-                                      : (s->input_handles ? s->input_handles[k] : NULL);
-            int32_t n = side ? s->kernels[k].n_outputs : s->kernels[k].n_inputs;
-            for (int32_t i = 0; surfaces && handles && i < n; i++) {
-                AneObject *o;
-                if (handles[i] && ane_handle_take(handles[i], ANE_KIND_SURFACE, &o, NULL) == ANE_OK)
-                    ane_object_release(o);
-                if (surfaces[i])
-                    ane_object_release(ane_surface_object(surfaces[i]));
-            }
-            free(surfaces);
-            free(handles);
-        }
-    free(s->inputs);
-    free(s->outputs);
-    free(s->input_handles);
-    free(s->output_handles);
-}
-
 static void destroy_sched(AneObject *o) {
     AneSched *s = (AneSched *)o;
-    free_surfaces(s);
     for (int32_t i = 0; i < s->n_scratch; i++)
         ane_object_release(ane_surface_object(s->scratch[i].surface));
     free(s->scratch);
-    for (int32_t k = 0; s->kernels && k < s->n_kernels; k++)
-        ane_kernel_free(&s->kernels[k]);
-    free(s->kernels);
-    free(s->weight_counts);
+    ane_set_free(s);
     if (s->queue)
         dispatch_release(s->queue);
     /* `changed` may stand below its first value only while someone waits: nobody does */
@@ -586,117 +430,9 @@ static void destroy_sched(AneObject *o) {
     free(s);
 }
 
-static int copy_kernels(AneSched *s, const AneKernel *kernels, AneError *err) {
-    for (int32_t k = 0; k < s->n_kernels; k++) {
-        int status = ane_kernel_copy(&kernels[k], s->n_weights, &s->kernels[k], err);
-        if (status != ANE_OK)
-            return status;
-        for (int32_t j = 0; j < k; j++)
-            if (strcmp(s->kernels[j].name, s->kernels[k].name) == 0)
-                return ane_error_set(err, ANE_E_ARG, "two kernels are named '%s'", s->kernels[k].name);
-        for (int32_t b = 0; b < s->kernels[k].n_blobs; b++) {
-            const AneBlobDef *d = &s->kernels[k].blobs[b];
-            if (d->weight >= 0 && d->rows * d->cols != s->weight_counts[d->weight])
-                return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: %lld x %lld elements, the weight has %lld",
-                                     s->kernels[k].name, d->path, (long long)d->rows, (long long)d->cols,
-                                     (long long)s->weight_counts[d->weight]);
-        }
-    }
-    return ANE_OK;
-}
-
-/* A surface with a handle, or for a wired input its source's. */
-static int make_port(AneSched *s, const AnePortDef *port, AneSurface *source, AneSurface **surface, AneHandle *handle,
-                     AneError *err) {
-    int status = ANE_OK;
-    (void)s;
-    if (source) {
-        ane_object_retain(ane_surface_object(source));
-        *surface = source;
-    } else {
-        status = ane_surface_make(port, surface, err);
-    }
-    if (status != ANE_OK)
-        return status;
-    ane_object_retain(ane_surface_object(*surface)); /* the handle's */
-    status = ane_handle_new(ane_surface_object(*surface), handle, err);
-    if (status != ANE_OK)
-        ane_object_release(ane_surface_object(*surface));
-    return status;
-}
-
-static int check_wire(const AneSched *s, const AneWire *w, AneError *err) {
-    if (w->from < 0 || w->from >= s->n_kernels || w->to < 0 || w->to >= s->n_kernels || w->output < 0 ||
-        w->output >= s->kernels[w->from].n_outputs || w->input < 0 || w->input >= s->kernels[w->to].n_inputs)
-        return ane_error_set(err, ANE_E_ARG, "a wire names a kernel or port that does not exist");
-    AneSurfaceInfo a, b;
-    const AnePortDef *from = &s->kernels[w->from].outputs[w->output], *to = &s->kernels[w->to].inputs[w->input];
-    ane_port_layout(from, &a);
-    ane_port_layout(to, &b);
-    if (a.dtype != b.dtype || a.n != b.n || a.c != b.c || a.h != b.h || a.w != b.w)
-        return ane_error_set(err, ANE_E_ARG, "wire %s.%s -> %s.%s: shapes or dtypes differ", s->kernels[w->from].name, from->name,
-                             s->kernels[w->to].name, to->name);
-    return ANE_OK;
-}
-
-static int make_surfaces(AneSched *s, const AneWire *wires, int32_t n_wires, AneError *err) {
-    size_t n = (size_t)s->n_kernels;
-    s->inputs = calloc(n, sizeof *s->inputs);
-    s->outputs = calloc(n, sizeof *s->outputs);
-    s->input_handles = calloc(n, sizeof *s->input_handles);
-    s->output_handles = calloc(n, sizeof *s->output_handles);
-    if (!s->inputs || !s->outputs || !s->input_handles || !s->output_handles)
-        return ane_error_set(err, ANE_E_MEMORY, "out of memory for surfaces");
-    for (int32_t k = 0; k < s->n_kernels; k++) {
-        size_t n_in = (size_t)s->kernels[k].n_inputs, n_out = (size_t)s->kernels[k].n_outputs;
-        s->inputs[k] = calloc(n_in, sizeof **s->inputs);
-        s->outputs[k] = calloc(n_out, sizeof **s->outputs);
-        s->input_handles[k] = calloc(n_in, sizeof **s->input_handles);
-        s->output_handles[k] = calloc(n_out, sizeof **s->output_handles);
-        if (!s->inputs[k] || !s->outputs[k] || !s->input_handles[k] || !s->output_handles[k])
-            return ane_error_set(err, ANE_E_MEMORY, "out of memory for surfaces");
-        for (size_t i = 0; i < n_out; i++) {
-            int status = make_port(s, &s->kernels[k].outputs[i], NULL, &s->outputs[k][i], &s->output_handles[k][i], err);
-            if (status != ANE_OK)
-                return status;
-        }
-    }
-    for (int32_t w = 0; w < n_wires; w++) {
-        int status = check_wire(s, &wires[w], err);
-        if (status != ANE_OK)
-            return status;
-        if (s->inputs[wires[w].to][wires[w].input])
-            return ane_error_set(err, ANE_E_ARG, "input '%s' of kernel '%s' is wired twice",
-                                 s->kernels[wires[w].to].inputs[wires[w].input].name, s->kernels[wires[w].to].name);
-        status = make_port(s, NULL, s->outputs[wires[w].from][wires[w].output], &s->inputs[wires[w].to][wires[w].input],
-                           &s->input_handles[wires[w].to][wires[w].input], err);
-        if (status != ANE_OK)
-            return status;
-    }
-    for (int32_t k = 0; k < s->n_kernels; k++)
-        for (int32_t i = 0; i < s->kernels[k].n_inputs; i++) {
-            if (s->inputs[k][i])
-                continue;
-            int status = make_port(s, &s->kernels[k].inputs[i], NULL, &s->inputs[k][i], &s->input_handles[k][i], err);
-            if (status != ANE_OK)
-                return status;
-        }
-    return ANE_OK;
-}
-
-static int build_sched(AneSched *s, const AneKernel *kernels, const int64_t *weight_counts, const AneWire *wires, int32_t n_wires,
-                       AneError *err) {
-    if (ane_samples_init(&s->idle) != ANE_OK || ane_samples_init(&s->compiling) != ANE_OK ||
-        !(s->kernels = calloc((size_t)s->n_kernels, sizeof *s->kernels)) ||
-        !(s->weight_counts = calloc((size_t)s->n_weights + 1, sizeof *s->weight_counts)))
+static int build_sched(AneSched *s, AneError *err) {
+    if (ane_samples_init(&s->idle) != ANE_OK || ane_samples_init(&s->compiling) != ANE_OK)
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for a trainer");
-    if (s->n_weights)
-        memcpy(s->weight_counts, weight_counts, (size_t)s->n_weights * sizeof *weight_counts);
-    int status = copy_kernels(s, kernels, err);
-    if (status == ANE_OK)
-        status = make_surfaces(s, wires, n_wires, err);
-    if (status != ANE_OK)
-        return status;
     dispatch_queue_attr_t attr = dispatch_queue_attr_make_with_qos_class(DISPATCH_QUEUE_SERIAL, QOS_CLASS_UTILITY, 0);
     s->queue = dispatch_queue_create("ane_native.compile", attr);
     s->changed = dispatch_semaphore_create(0);
@@ -705,14 +441,15 @@ static int build_sched(AneSched *s, const AneKernel *kernels, const int64_t *wei
     return ANE_OK;
 }
 
-int ane_sched_create(const AneKernel *kernels, int32_t n_kernels, const int64_t *weight_counts, int32_t n_weights,
-                     const AneWire *wires, int32_t n_wires, const AneSchedOptions *options, AneHandle *out, AneError *err) {
+int ane_sched_create(const AneSource *sources, int32_t n_sources, const AneKernel *kernels, int32_t n_kernels,
+                     const int64_t *weight_counts, int32_t n_weights, const AneWire *wires, int32_t n_wires,
+                     const AneSchedOptions *options, AneHandle *out, AneError *err) {
     int status = ane_guard(err);
     if (status != ANE_OK)
         return status;
-    if (!kernels || n_kernels < 1 || n_kernels > 65536 || n_weights < 0 || (n_weights && !weight_counts) || n_wires < 0 ||
+    if (!sources || n_sources < 1 || n_sources > 65536 || !kernels || n_kernels < 1 || n_kernels > 65536 || n_weights < 0 || (n_weights && !weight_counts) || n_wires < 0 ||
         (n_wires && !wires) || !options || options->staleness < -1 || options->trace < 0)
-        return ane_error_set(err, ANE_E_ARG, "%d kernels, %d weights, %d wires, staleness %d", n_kernels, n_weights, n_wires,
+        return ane_error_set(err, ANE_E_ARG, "%d programs, %d kernels, %d weights, %d wires, staleness %d", n_sources, n_kernels, n_weights, n_wires,
                              options ? options->staleness : 0);
     AneSched *s = calloc(1, sizeof *s);
     if (!s)
@@ -720,6 +457,7 @@ int ane_sched_create(const AneKernel *kernels, int32_t n_kernels, const int64_t 
     ane_object_init(&s->object, ANE_KIND_SCHED, destroy_sched);
     pthread_mutex_init(&s->lock, NULL);
     s->options = *options;
+    s->n_programs = n_sources;
     s->n_kernels = n_kernels;
     s->n_weights = n_weights;
     s->newest = -1;
@@ -728,7 +466,9 @@ int ane_sched_create(const AneKernel *kernels, int32_t n_kernels, const int64_t 
     if (status != ANE_OK)
         ane_error_set(err, status, "out of memory for %d trace events", options->trace);
     else
-        status = build_sched(s, kernels, weight_counts, wires, n_wires, err);
+        status = build_sched(s, err);
+    if (status == ANE_OK)
+        status = ane_set_make(s, sources, kernels, weight_counts, wires, n_wires, err);
     if (status == ANE_OK)
         status = ane_handle_new(&s->object, out, err);
     if (status != ANE_OK)
@@ -742,19 +482,19 @@ int ane_sched_close(AneHandle sched, int32_t slice_ms, AneError *err) {
     if (status != ANE_OK)
         return status;
     pthread_mutex_lock(&s->lock);
-    AneGeneration *active = s->active, *pending = NULL;
+    AneGeneration *active = s->active, *pending = NULL, *offered = s->offered;
     s->closing = true;
     s->active = NULL;
-    if (s->slot == ANE_SLOT_READY || s->slot == ANE_SLOT_FAILED) { /* a running job sees `closing` itself */
+    s->offered = NULL; /* if its job is running, that sees `closing` itself */
+    if (s->pending && !s->pending->running) { /* else so does that one, and empties the slot */
         pending = s->pending;
         s->pending = NULL;
         s->slot = ANE_SLOT_EMPTY;
     }
     pthread_mutex_unlock(&s->lock);
-    if (active)
-        drop_generation(active);
-    if (pending)
-        drop_generation(pending);
+    ane_generation_drop(active);
+    ane_generation_drop(pending);
+    ane_generation_drop(offered);
     dispatch_time_t until = dispatch_time(DISPATCH_TIME_NOW, (int64_t)(slice_ms > 0 ? slice_ms : 0) * 1000000);
     bool gone = false, over = false;
     while (!gone && !over) {

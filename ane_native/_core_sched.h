@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 /* _core_sched.h - the inside of the double-buffer scheduler, for its files:
  *
- *   _core_sched.c  slots, boundary, background job, retiring (who is active when)
+ *   _core_sched.c  slots, boundary, evaluations (who is active when)
+ *   _core_job.c    generations: the background job that builds them, retiring
+ *   _core_set.c    sources, kernels, surfaces and wires: what never changes
  *   _core_canary.c the first evaluation of a new program
  *   _core_stats.c  what was measured: latencies per batch, trace ring
  *
@@ -52,22 +54,32 @@ int32_t ane_trace_take(AneTrace *t, AneEvent *out, int32_t cap, int64_t *lost);
 typedef struct AneSched AneSched;
 
 /* One version of the weights and the loaded kernel set baked from it.
- * refs: 1 for the slot it sits in, 1 per evaluation under way, 1 for the job
- * that compiles it. At 0 it is retired on the compile queue. */
+ * refs: 1 for the place it is in (offered, pending, active), 1 per evaluation under
+ * way, 1 for its job while it is on the queue. At 0 it is retired on the queue. */
 typedef struct {
     AneSched *sched;
     int64_t version;
+    /* guarded by the scheduler's lock */
     int refs;
+    bool started;                 /* its job began once: it counts among the sets */
+    bool running;                 /* its job is on the queue */
+    bool submitted;               /* all weights are there, the version counts */
+    bool withdrawn;               /* offered, and then not wanted */
+    bool failed;                  /* `error` says why; the job is not run again */
     bool baking;                  /* the weights are still being read */
-    const float **weights;        /* pointers of the caller */
-    AneProgram **programs;        /* loaded ones, by kernel; NULL where not yet */
-    void **requests;
+    int32_t baked, loaded;        /* programs that are; each baked one is loaded later */
+    const float **weights;        /* pointers of the caller; NULL where not given yet */
+    int64_t evals, micro_steps;   /* that ended while its job was on the queue */
+    /* written by the job alone, read by others when it has ended */
+    uint8_t *stages;              /* by program: waiting, baked, loaded (written under the lock) */
+    AneProgram **programs;        /* NULL where not baked */
+    void **requests;              /* by kernel */
+    bool reserved;                /* the budget of the whole set */
     AneError error;               /* why it failed */
-    uint64_t job_ns;              /* whole background job */
+    uint64_t job_ns, job_before_ns; /* time on the queue; of earlier runs */
     AneCost cost;
     uint64_t canary_ns;
     int64_t compiled, reused;
-    int64_t evals, micro_steps;   /* that ended while it was compiling */
 } AneGeneration;
 
 /* A surface for canaries, shared by all kernels of the set (they run one at a time). */
@@ -79,8 +91,10 @@ typedef struct {
 struct AneSched {
     AneObject object;
     AneSchedOptions options;
+    AneSourceDef *sources;               /* by program */
+    int32_t *first_kernel, *kernels_of;  /* by program: first kernel, how many */
     AneKernelDef *kernels;
-    int32_t n_kernels, n_weights;
+    int32_t n_programs, n_kernels, n_weights;
     int64_t *weight_counts;
     AneSurface ***inputs, ***outputs;    /* [kernel][port]; wired inputs are their source's output */
     AneHandle **input_handles, **output_handles;
@@ -93,9 +107,11 @@ struct AneSched {
     pthread_mutex_t lock;
     int32_t slot;                        /* ANE_SLOT_* of the pending one */
     AneGeneration *active, *pending;
+    AneGeneration *offered;              /* of version newest + 1, before it is submitted */
     int64_t newest;
-    AneGeneration *deferred;             /* pending, not yet on the queue: an older set is still loaded */
-    int64_t alive;                       /* generations not yet retired, jobs included */
+    int64_t alive;                       /* generations not yet retired */
+    int32_t sets;                        /* of those: that may have programs loaded */
+    int32_t leaving;                     /* withdrawn sets whose job has not ended */
     bool closing, stepping;
     int64_t failures, generations;
     uint64_t wait_begin, wait_end;       /* of the wait under way, 0 = none; end of its last slice */
@@ -104,6 +120,29 @@ struct AneSched {
     AneBatchStats now;                   /* filled during the batch, handed out by finish */
     AneSamples idle, compiling;
 };
+
+/* ============================== Jobs (_core_job.c) ======================== */
+
+/* A generation without weights; NULL: no memory. The caller counts it (`alive`). */
+AneGeneration *ane_generation_new(AneSched *s, int64_t version);
+void ane_generation_free(AneGeneration *gen); /* one that was never counted */
+/* Give up one reference; the last one sends it to the queue to be retired. Without the lock; NULL is fine. */
+void ane_generation_drop(AneGeneration *gen);
+/* Every program is loaded and tried. Under the lock. */
+bool ane_generation_whole_locked(const AneGeneration *gen);
+/* The generation whose job may go to the queue now, taken note of; NULL: none. Under the
+ * lock; after it, ane_job_dispatch. */
+AneGeneration *ane_job_next_locked(AneSched *s);
+void ane_job_dispatch(AneGeneration *gen); /* NULL is fine */
+
+/* ============================== Sets (_core_set.c) ======================== */
+
+/* Copy and check descriptions, make surfaces. Of what was made before an error, ane_set_free. */
+int ane_set_make(AneSched *s, const AneSource *sources, const AneKernel *kernels, const int64_t *weight_counts,
+                 const AneWire *wires, int32_t n_wires, AneError *err);
+void ane_set_free(AneSched *s);
+
+/* ============================== Canary (_core_canary.c) =================== */
 
 /* Evaluate `p` once on scratch surfaces; ANE_E_CANARY when an output was not
  * written or is not finite. Compile queue only. */

@@ -68,9 +68,9 @@ int ane_surface_make(const AnePortDef *port, AneSurface **out, AneError *err) {
 
 int ane_surface_create(const AnePort *port, AneHandle *out, AneError *err) {
     /* a kernel with this port twice goes through all checks of a port */
-    AneKernel k = {.name = "surface", .mil = "x", .mil_bytes = 1, .inputs = port, .n_inputs = 1, .outputs = port, .n_outputs = 1};
+    AneKernel k = {.name = "surface", .inputs = port, .n_inputs = 1, .outputs = port, .n_outputs = 1};
     AneKernelDef def;
-    int status = ane_kernel_copy(&k, 0, &def, err);
+    int status = ane_kernel_copy(&k, 1, &def, err);
     if (status != ANE_OK)
         return status;
     AneSurface *s = NULL;

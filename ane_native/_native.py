@@ -38,11 +38,17 @@ def core() -> Any:
     return _core
 
 
-def check(status: int, error: Any, kernels: list[str] | None = None, engine: str = "") -> int:
+def check(
+    status: int,
+    error: Any,
+    kernels: list[str] | None = None,
+    engine: str = "",
+    programs: list[str] | None = None,
+) -> int:
     """Return a status that is not an error, raise the exception of one that is."""
     if status < 0:
         c = core()
-        raise errors.from_status(c.ffi, c.lib, error, kernels, engine)
+        raise errors.from_status(c.ffi, c.lib, error, kernels, engine, programs)
     return status
 
 

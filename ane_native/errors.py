@@ -121,7 +121,12 @@ _PLACE = re.compile(r"^(\d+):(\d+): (E_[A-Z]+)(?:: ([a-z_0-9]+))?")
 
 
 def from_status(
-    ffi: Any, lib: Any, error: Any, kernels: list[str] | None = None, engine: str = ""
+    ffi: Any,
+    lib: Any,
+    error: Any,
+    kernels: list[str] | None = None,
+    engine: str = "",
+    programs: list[str] | None = None,
 ) -> Exception:
     """The exception for a filled ``AneError`` structure.
 
@@ -130,6 +135,7 @@ def from_status(
         error: pointer to the structure.
         kernels: names by kernel index, where the call knew them.
         engine: name of the engine, for the message.
+        programs: names by program index, for what concerns all kernels of one.
     """
 
     def text_of(field: Any) -> str:
@@ -140,6 +146,9 @@ def from_status(
     index = int(error.kernel)
     kernel = kernels[index] if kernels is not None and 0 <= index < len(kernels) else None
     where = f"kernel '{kernel}': " if kernel else ""
+    program = int(error.program)
+    if kernel is None and programs is not None and 0 <= program < len(programs):
+        where = f"program '{programs[program]}': "
 
     plain: dict[int, type[Exception]] = {
         lib.ANE_E_ARG: ValueError,

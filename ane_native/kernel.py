@@ -208,17 +208,55 @@ class KernelSet:
         return f"<KernelSet of {len(self)} kernels, {len(self.weight_names)} weights, {len(self.wires)} wires>"
 
 
+# ============================== programs ==============================
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one compile makes a program from: a text with a function for each of its kernels.
+
+    Attributes:
+        name: for errors and traces.
+        mil: program text.
+        weights: as those of :class:`Kernel`.
+        kernels: positions in the set.
+        functions: name of each kernel's function; None where it is the only one.
+    """
+
+    name: str
+    mil: str
+    weights: Mapping[str, Weight | NDArray[np.float16]]
+    kernels: tuple[int, ...]
+    functions: tuple[str | None, ...]
+
+
+def single_sources(kernels: Sequence[Kernel]) -> list[Source]:
+    """One program for each kernel."""
+    return [Source(k.name, k.mil, k.weights, (i,), (None,)) for i, k in enumerate(kernels)]
+
+
 # ============================== to C ==============================
 
 
 class CKernels:
-    """A kernel set as C structures; keeps alive what they point to."""
+    """Kernels and their programs as C structures; keeps alive what they point to.
+
+    Attributes:
+        sources, n_sources, array, count: for the core.
+        names: weights in the order of their indices.
+        kernels: kernel names; programs: names of the sources.
+    """
 
     def __init__(
-        self, kernels: Sequence[Kernel], weights: Mapping[str, NDArray[np.float32]]
+        self,
+        kernels: Sequence[Kernel],
+        weights: Mapping[str, NDArray[np.float32]],
+        sources: Sequence[Source] | None = None,
     ) -> None:
         ffi, lib = _native.core().ffi, _native.core().lib
         self._keep: list[Any] = []
+        made = single_sources(kernels) if sources is None else sources
+        self.kernels, self.programs = [k.name for k in kernels], [s.name for s in made]
         self.names = list(
             dict.fromkeys(
                 w.name for k in kernels for w in k.weights.values() if isinstance(w, Weight)
@@ -227,24 +265,32 @@ class CKernels:
         for name in self.names:
             if name not in weights:
                 raise ValueError(f"weight {name!r} is not among the {len(weights)} given")
+        index = {name: i for i, name in enumerate(self.names)}
         self.array = ffi.new("AneKernel[]", len(kernels))
         self.count = len(kernels)
         for c, kernel in zip(self.array, kernels, strict=True):
             c.name = self._text(kernel.name)
-            mil = kernel.mil.encode()
-            c.mil, c.mil_bytes = self._text(kernel.mil), len(mil)
             c.inputs, c.n_inputs = self._ports(kernel.inputs), len(kernel.inputs)
             c.outputs, c.n_outputs = self._ports(kernel.outputs), len(kernel.outputs)
-            blobs = ffi.new("AneBlob[]", max(1, len(kernel.weights)))
+        self.sources = ffi.new("AneSource[]", len(made))
+        self.n_sources = len(made)
+        for i, (c, source) in enumerate(zip(self.sources, made, strict=True)):
+            for position, function in zip(source.kernels, source.functions, strict=True):
+                self.array[position].program = i
+                if function is not None:
+                    self.array[position].function = self._text(function)
+            c.name = self._text(source.name)
+            c.mil, c.mil_bytes = self._text(source.mil), len(source.mil.encode())
+            blobs = ffi.new("AneBlob[]", max(1, len(source.weights)))
             self._keep.append(blobs)
-            c.blobs, c.n_blobs = blobs, len(kernel.weights)
-            for b, (path, value) in zip(blobs, kernel.weights.items(), strict=False):
+            c.blobs, c.n_blobs = blobs, len(source.weights)
+            for b, (path, value) in zip(blobs, source.weights.items(), strict=False):
                 b.path = self._text(path)
                 if isinstance(value, Weight):
                     shape = weights[value.name].shape
                     b.rows = shape[0] if shape else 1
                     b.cols = int(np.prod(shape[1:], dtype=np.int64)) if len(shape) > 1 else 1
-                    b.weight = self.names.index(value.name)
+                    b.weight = index[value.name]
                     b.transform = lib.ANE_BAKE_TRANSPOSE if value.transpose else lib.ANE_BAKE_PLAIN
                 else:
                     b.rows, b.cols, b.weight = value.size, 1, -1
@@ -417,7 +463,12 @@ class Program:
         described = CKernels([kernel], arrays)
         out = c.ffi.new("AneHandle *")
         status = c.lib.ane_program_create(
-            described.array, described.pointers(arrays), len(described.names), out, error
+            described.sources,
+            described.array,
+            described.pointers(arrays),
+            len(described.names),
+            out,
+            error,
         )
         self._check(status, error)
         self._handle = int(out[0])

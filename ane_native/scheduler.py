@@ -44,6 +44,7 @@ _EVENT_KINDS = {
     1: "bake", 2: "compile", 3: "load", 4: "canary", 5: "unload",
     6: "eval", 7: "wait", 8: "swap", 9: "submit", 10: "generation",
 }  # fmt: skip
+_PROGRAM_EVENTS = ("bake", "compile", "load", "unload")
 _EXIT_SECONDS = 5.0  # how long the interpreter's exit waits for a background compile
 
 
@@ -129,7 +130,8 @@ class TraceEvent:
 
     Attributes:
         kind: ``bake compile load canary unload eval wait swap submit generation``.
-        kernel: name, or None when it concerns the whole set.
+        kernel: name of the kernel, or of the program where the event is a program's (``bake
+            compile load unload``); None when it concerns the whole set.
         version: version of the weights.
         begin_ns, end_ns: nanoseconds of the monotonic clock.
         thread: an identifier of the thread.
@@ -267,6 +269,7 @@ class DoubleBufferedTrainer:
             raise ValueError(f"weights: {missing} are baked by the kernels but were not given")
         c, error = _native.core(), _native.new_error()
         self._c = CKernels(kernels.kernels, first)
+        self._programs = self._c.programs
         counts = c.ffi.new("int64_t[]", [first[n].size for n in self._c.names] or [0])
         wires = c.ffi.new("AneWire[]", kernels.wires or [(0, 0, 0, 0)])
         bound = -1 if staleness is None else staleness
@@ -275,6 +278,8 @@ class DoubleBufferedTrainer:
         )
         out = c.ffi.new("AneHandle *")
         status = c.lib.ane_sched_create(
+            self._c.sources,
+            self._c.n_sources,
             self._c.array,
             self._c.count,
             counts,
@@ -552,10 +557,12 @@ class DoubleBufferedTrainer:
             self._check(c.lib.ane_sched_trace(self._handle, buffer, size, n, lost, error), error)
             for i in range(int(n[0])):
                 e = buffer[i]
-                kernel = self._names[e.kernel] if e.kernel >= 0 else None
+                kind = _EVENT_KINDS[e.kind]
+                names = self._programs if kind in _PROGRAM_EVENTS else self._names
+                kernel = names[e.kernel] if e.kernel >= 0 else None
                 made.append(
                     TraceEvent(
-                        _EVENT_KINDS[e.kind],
+                        kind,
                         kernel,
                         int(e.version),
                         int(e.begin_ns),
@@ -571,7 +578,7 @@ class DoubleBufferedTrainer:
     # ------------------------------ life ------------------------------
 
     def _check(self, status: int, error: Any) -> int:
-        return _native.check(status, error, self._names, self.engine.name)
+        return _native.check(status, error, self._names, self.engine.name, self._programs)
 
     def _need_open(self) -> None:
         if not self._handle:

@@ -18,7 +18,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CORE = ("_core_sched.c", "_core_canary.c", "_core_stats.c", "_core_handle.c", "_half.c")
+CORE = (
+    *("_core_sched.c", "_core_job.c", "_core_set.c", "_core_canary.c", "_core_stats.c"),
+    *("_core_handle.c", "_half.c"),
+)
 LIMIT_SECONDS = 600  # and one for each hundred swaps: on any machine far more than needed
 
 sys.path.append(str(ROOT / "ane_native"))  # for this one file; the package is not imported

@@ -264,7 +264,7 @@ AneObject *ane_surface_object(AneSurface *s) { return &s->object; }
 /* ============================== Programs ================================== */
 
 /* The version all elements hold; reading them is what races with a caller who was told too early. */
-static int64_t version_of(const AneKernelDef *k, const AneBlobDef *b, const float *weight) {
+static int64_t version_of(const AneSourceDef *k, const AneBlobDef *b, const float *weight) {
     int64_t count = b->rows * b->cols;
     for (int64_t i = 1; i < count; i++)
         if (weight[i] != weight[0]) {
@@ -275,7 +275,7 @@ static int64_t version_of(const AneKernelDef *k, const AneBlobDef *b, const floa
     return (int64_t)weight[0];
 }
 
-static int64_t stamp(const AneKernelDef *k, const float *const *weights) {
+static int64_t stamp(const AneSourceDef *k, const float *const *weights) {
     int64_t version = -1;
     for (int32_t i = 0; i < k->n_blobs; i++) {
         const AneBlobDef *b = &k->blobs[i];
@@ -289,7 +289,7 @@ static int64_t stamp(const AneKernelDef *k, const float *const *weights) {
     return version;
 }
 
-int ane_prog_acquire(const AneKernelDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err) {
+int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err) {
     int status = pass(&g_gate.job_shut, &g_gate.job, NULL_BAKE * 1000 + number_of(k->name));
     if (status != ANE_OK || fails(NULL_BAKE))
         return ane_error_set(err, status != ANE_OK ? status : ANE_E_ENGINE, "bake of %s failed", k->name);

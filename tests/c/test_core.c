@@ -65,17 +65,14 @@ static const AnePort g_in = {.name = "i00_x", .dtype = ANE_F16, .rank = 4, .shap
 static const AnePort g_out = {.name = "o00_y", .dtype = ANE_F16, .rank = 4, .shape = {1, CHANNELS, 1, WIDTH}};
 static const AneBlob g_blob = {.path = "@model_path/weights/g.bin", .weight = 0, .rows = CHANNELS, .cols = 1};
 
-static AneKernel kernel(int i) {
+static AneSource source(int i) {
     snprintf(g_text[i], sizeof g_text[i], TEXT, i ? "second" : "first");
-    return (AneKernel){.name = i ? "second" : "first",
-                       .mil = g_text[i],
-                       .mil_bytes = strlen(g_text[i]),
-                       .inputs = &g_in,
-                       .n_inputs = 1,
-                       .outputs = &g_out,
-                       .n_outputs = 1,
-                       .blobs = &g_blob,
-                       .n_blobs = 1};
+    return (AneSource){.name = i ? "second" : "first", .mil = g_text[i], .mil_bytes = strlen(g_text[i]), .blobs = &g_blob, .n_blobs = 1};
+}
+
+static AneKernel kernel(int i) {
+    return (AneKernel){
+        .name = i ? "second" : "first", .program = i, .inputs = &g_in, .n_inputs = 1, .outputs = &g_out, .n_outputs = 1};
 }
 
 /* Weights of version v: every gain is v + 1, so the chain multiplies by (v + 1) squared. */
@@ -85,6 +82,7 @@ static float g_weights[STEPS + 1][CHANNELS];
 
 static void a_program_from_c(void) {
     AneError err = {0};
+    AneSource s = source(0);
     AneKernel k = kernel(0);
     float gain[CHANNELS] = {1, 2, 3, 4}, x[COUNT], y[COUNT] = {0};
     const float *weights[] = {gain};
@@ -93,7 +91,7 @@ static void a_program_from_c(void) {
     AneHandle p = 0, in = 0, out = 0;
     OK(ane_surface_create(&g_in, &in, &err));
     OK(ane_surface_create(&g_out, &out, &err));
-    OK(ane_program_create(&k, weights, 1, &p, &err));
+    OK(ane_program_create(&s, &k, weights, 1, &p, &err));
     OK(ane_program_compile(p, 17, &err));
     OK(ane_program_load(p, 17, &err));
     OK(ane_surface_write_f32(in, x, COUNT, &err));
@@ -208,6 +206,7 @@ static void both_went_on(Shared *s) {
 
 static void training_beside_evaluation(int staleness) {
     AneError err = {0};
+    AneSource sources[] = {source(0), source(1)};
     AneKernel kernels[] = {kernel(0), kernel(1)};
     const AneWire wire = {.from = 0, .output = 0, .to = 1, .input = 0};
     const AneSchedOptions options = {
@@ -216,7 +215,7 @@ static void training_beside_evaluation(int staleness) {
     const float *first[] = {g_weights[0]};
     Shared s = {.staleness = staleness};
     AneBatchStats stats;
-    if (!OK(ane_sched_create(kernels, 2, counts, 1, &wire, 1, &options, &s.sched, &err)))
+    if (!OK(ane_sched_create(sources, 2, kernels, 2, counts, 1, &wire, 1, &options, &s.sched, &err)))
         return;
     OK(ane_sched_submit(s.sched, first, 0, &err));
     int status;

@@ -71,13 +71,16 @@ static int make(int32_t staleness, bool canary, int32_t trace, AneHandle *out, A
         {"@model_path/weights/b", 1, ANE_BAKE_PLAIN, 1, COUNT, NULL},     {"@model_path/weights/c", 2, ANE_BAKE_PLAIN, 1, COUNT, NULL},
         {"@model_path/weights/d", 3, ANE_BAKE_PLAIN, 1, COUNT, NULL},     {"@model_path/weights/frozen", 4, ANE_BAKE_PLAIN, 1, COUNT, NULL}};
     static const int first[KERNELS] = {0, 2, 4, 5}, blobs[KERNELS] = {2, 2, 1, 1};
+    AneSource source[KERNELS];
     AneKernel kernel[KERNELS];
-    for (int k = 0; k < KERNELS; k++)
-        kernel[k] = (AneKernel){name[k], "null", 4, &in, 1, &result, 1, &blob[first[k]], blobs[k]};
+    for (int k = 0; k < KERNELS; k++) {
+        source[k] = (AneSource){name[k], "null", 4, &blob[first[k]], blobs[k]};
+        kernel[k] = (AneKernel){name[k], k, NULL, &in, 1, &result, 1};
+    }
     const int64_t counts[WEIGHTS] = {COUNT, COUNT, COUNT, COUNT, COUNT};
     const AneWire wires[] = {{0, 0, 1, 0}, {1, 0, 2, 0}};
     const AneSchedOptions options = {staleness, 17, NULL_FOREGROUND_QOS, canary, trace};
-    return ane_sched_create(kernel, KERNELS, counts, WEIGHTS, wires, 2, &options, out, err);
+    return ane_sched_create(source, KERNELS, kernel, KERNELS, counts, WEIGHTS, wires, 2, &options, out, err);
 }
 
 /* A training thread: its weights are a few sets it writes again as soon as it may. */

@@ -225,6 +225,10 @@ class Model:
         if s.slot in (READY, FAILED):
             pending = s.pending
             s = s._replace(dropped=s.dropped + (s.slot == FAILED), pending=-1, slot=EMPTY, error="")
+        if s.deferred >= 0:  # its job was never given to the queue
+            s = self._drop(s, s.deferred)
+            pending = s.deferred
+            s = s._replace(pending=-1, slot=EMPTY, deferred=-1)
         for version in (active, pending):
             if version >= 0:
                 s = self._drop(s, version)

@@ -231,19 +231,22 @@ class Real:
         shape = [1, 4, 1, 32]
         keep = [ffi.new("char[]", name) for name in (b"x", b"y", b"null")]
         ports = ffi.new("AnePort[]", [(keep[0], 1, 4, shape), (keep[1], 1, 4, shape)])
+        sources = ffi.new("AneSource[]", model.kernels)
         kernels = ffi.new("AneKernel[]", model.kernels)
         for k in range(model.kernels):
             path = ffi.new("char[]", b"@model_path/weights/w.bin")
             blob = ffi.new("AneBlob[]", [(path, k, 0, 1, COUNT, ffi.NULL)])
             name = ffi.new("char[]", b"k%d" % k)
             keep += [path, blob, name]
-            kernels[k] = (name, keep[2], 4, ports, 1, ports + 1, 1, blob, 1)
+            sources[k] = (name, keep[2], 4, blob, 1)
+            kernels[k] = (name, k, ffi.NULL, ports, 1, ports + 1, 1)
         bound = -1 if model.staleness is None else model.staleness
         options = ffi.new("AneSchedOptions *", [bound, 17, 21, 1, 0])
         counts = ffi.new("int64_t[]", [COUNT] * model.kernels)
         out = ffi.new("AneHandle *")
+        n = model.kernels
         assert not lib.ane_sched_create(
-            kernels, model.kernels, counts, model.kernels, ffi.NULL, 0, options, out, ffi.NULL
+            sources, n, kernels, n, counts, n, ffi.NULL, 0, options, out, ffi.NULL
         )
         self.handle = int(out[0])
 
