@@ -88,16 +88,23 @@ SA_INLINE float one_CLAMPED_RELU(float x, float p, float q) {
 SA_INLINE float one_LINE(float x, float p, float q) { return p * x + q; }
 SA_INLINE float one_THRESHOLDED_RELU(float x, float p, float q) { (void)q; return x < p ? 0.0f : x; }
 
-#define SA_DEF_UNARY(id, loop)                                                              \
-    SA_WIDE static void unary_##id(float *d, const float *a, const float *p, size_t n) {    \
+#define SA_AS_IS(x) (x)
+#define SA_DEF_UNARY(id, name, grid, loop)                                                  \
+    SA_WIDE static void name##_##id(float *d, const float *a, const float *p, size_t n) {   \
         const float p0 = p[0], p1 = p[1];                                                   \
         loop for (size_t i = 0; i < n; i++)                                                 \
-            d[i] = one_##id(a[i], p0, p1);                                                  \
+            d[i] = grid(one_##id(a[i], p0, p1));                                            \
     }
-#define SA_DEF_VECTOR(id) SA_DEF_UNARY(id, SA_LOOP)
-#define SA_DEF_LIBC(id) SA_DEF_UNARY(id, )
+#define SA_DEF_VECTOR(id) SA_DEF_UNARY(id, unary, SA_AS_IS, SA_LOOP)
+#define SA_DEF_LIBC(id) SA_DEF_UNARY(id, unary, SA_AS_IS, )
 SA_UNARY_VECTOR(SA_DEF_VECTOR)
 SA_UNARY_LIBC(SA_DEF_LIBC)
+
+/* With the rounding of `fast` inside the loop: what models are made of. */
+#define SA_UNARY_AWAY(X) \
+    X(COPY) X(SQRT) X(SQUARE) X(EXP) X(LOG) X(RSQRT) X(INVERSE_FAST) X(SIGMOID) X(TANH) X(SILU) X(GELU) X(GELU_TANH) X(POW) X(LINE) X(CLIP)
+#define SA_DEF_UNARY_AWAY(id) SA_DEF_UNARY(id, rounded, sa_grid_away, SA_LOOP)
+SA_UNARY_AWAY(SA_DEF_UNARY_AWAY)
 
 /* ============================== Two operands ============================== */
 
@@ -146,7 +153,6 @@ SA_INLINE float two_PRELU(float a, float b) { float y = a * b; return a < 0.0f ?
         SA_LOOP for (size_t i = 0; i < n; i++)                                              \
             d[i] = grid(two_##id(s, b[i]));                                                 \
     }
-#define SA_AS_IS(x) (x)
 #define SA_DEF_PLAIN(id) SA_DEF_BINARY(id, plain, SA_AS_IS)
 SA_BINARY(SA_DEF_PLAIN)
 
@@ -179,6 +185,8 @@ void SA_FN(sa_k_elem)(SaKernels *t);
 void SA_FN(sa_k_elem)(SaKernels *t) {
 #define SA_SET_UNARY(id) t->unary[SA_U_##id] = unary_##id;
     SA_UNARY(SA_SET_UNARY)
+#define SA_SET_UNARY_AWAY(id) t->away[SA_U_##id] = rounded_##id;
+    SA_UNARY_AWAY(SA_SET_UNARY_AWAY)
 #define SA_SET_BINARY(id)                      \
     t->binary_vv[SA_B_##id] = plain_vv_##id;   \
     t->binary_vs[SA_B_##id] = plain_vs_##id;   \

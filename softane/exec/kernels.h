@@ -111,6 +111,7 @@ typedef struct {
 
     /* k_elem.c; suffix: v = a vector, s = one value for all */
     SaUnaryFn *unary[SA_U_COUNT];
+    SaUnaryFn *away[SA_U_COUNT]; /* with AWAY inside, or NULL */
     SaBinaryFn *binary_vv[SA_B_COUNT], *binary_vs[SA_B_COUNT], *binary_sv[SA_B_COUNT];
     SaBinaryFn *away_vv[SA_B_COUNT], *away_vs[SA_B_COUNT], *away_sv[SA_B_COUNT]; /* with AWAY inside, or NULL */
     void (*axpy)(float *d, const float *x, float w, size_t step, size_t n); /* d[i] += w * x[i * step] */

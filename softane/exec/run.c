@@ -79,7 +79,7 @@ static void walk(SaRun *r, const SaProc *p, const void *const *inputs, void *con
     for (int i = 0; i < p->n_inputs; i++)
         sa_port_load(r, &p->inputs[i], inputs[i], sa_run_at(r, p->in_ref[i]));
     bool unmasked = (r->arithmetic & SA_RUN_UNMASKED) != 0;
-    for (int i = 0; i < p->n_steps && !r->failed; i++)
+    for (int i = 0; i < p->n_steps && !r->failed; i += p->steps[i].pass)
         if (!(unmasked && p->steps[i].attn_mask))
             executors[p->steps[i].kind](r, &p->steps[i]);
     for (int i = 0; i < p->n_outputs && !r->failed; i++)

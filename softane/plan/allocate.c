@@ -5,7 +5,8 @@
  * Steps are walked in order; a slot that begins takes the smallest hole that
  * fits (recently freed memory is still in cache), a slot that ended leaves a
  * hole. An elementwise step may compute in the place of an operand that dies
- * with it. Parallel chunks of one step never meet the next step's memory,
+ * with it. A pass of several steps counts as one: all its memory is alive at
+ * once, because it runs block by block. Parallel chunks of one step never meet the next step's memory,
  * because a step ends before the next begins. */
 #include <stdlib.h>
 #include <string.h>
@@ -95,12 +96,15 @@ static void touch(Life *lives, const SaRef *ref, int step) {
 }
 
 static void find_lives(const SaProc *proc, const SaSlot *slots, int n_slots, Life *lives) {
-    for (int i = 0; i < proc->n_steps; i++) {
+    for (int i = 0, at = 0; i < proc->n_steps; i++) {
         const SaStep *s = &proc->steps[i];
+        at = s->pass ? i : at; /* a pass happens at its first step */
         for (int k = 0; k < s->n_in; k++)
-            touch(lives, &s->in[k], i);
-        touch(lives, &s->out, i);
-        touch(lives, &s->scratch, i);
+            if (!s->in_reg[k])
+                touch(lives, &s->in[k], at);
+        if (!s->out_reg)
+            touch(lives, &s->out, at);
+        touch(lives, &s->scratch, at);
     }
     for (int i = 0; i < n_slots; i++) {
         SaRef self = {.slot = i};
@@ -111,31 +115,37 @@ static void find_lives(const SaProc *proc, const SaSlot *slots, int n_slots, Lif
     }
 }
 
+/* May the result of step `i` lie where `slot` lies? Not when somebody in the
+ * pass that begins at `first` reads it after i wrote there, or otherwise than
+ * the result is written. */
+static bool read_alike(const SaProc *proc, int first, int i, int slot) {
+    for (int m = first; m < first + proc->steps[first].pass; m++) {
+        const SaStep *s = &proc->steps[m];
+        if (m > i && !s->out_reg && s->out.slot == slot)
+            return false;
+        for (int k = 0; k < s->n_in; k++)
+            if (!s->in_reg[k] && !s->in[k].fixed && s->in[k].slot == slot &&
+                (m > i || s->in[k].offset != 0 || !sa_elem_alike(&s->u.elem, k)))
+                return false;
+    }
+    return true;
+}
+
 /* The operand whose memory the result of step `i` may take over, or -1: it
  * dies here, has the result's size, and whoever else reads its slot in this
- * step reads it alike. */
-static int heir_of(const SaProc *proc, const SaSlot *slots, const Life *lives, int i) {
+ * pass reads it alike. */
+static int heir_of(const SaProc *proc, const SaSlot *slots, const Life *lives, int first, int i) {
     const SaStep *s = &proc->steps[i];
-    if (!s->in_place_ok || s->out.offset != 0 || slots[s->out.slot].shared || lives[s->out.slot].first != i)
+    if (!s->in_place_ok || s->out_reg || s->out.offset != 0 || slots[s->out.slot].shared || lives[s->out.slot].first != first ||
+        lives[s->out.slot].placed)
         return -1;
     for (int k = 0; k < s->n_in; k++) {
         const SaRef *r = &s->in[k];
-        if (r->fixed || r->offset != 0 || r->slot == s->out.slot)
+        if (s->in_reg[k] || r->fixed || r->offset != 0 || r->slot == s->out.slot)
             continue;
         const Life *l = &lives[r->slot];
-        bool fits = l->last == i && !slots[r->slot].shared && slots[r->slot].bytes == slots[s->out.slot].bytes;
-        for (int j = 0; j < s->n_in; j++) {
-            const SaElem *e = &s->u.elem;
-            bool same_slot = !s->in[j].fixed && s->in[j].slot == r->slot;
-            bool alike = s->in[j].offset == 0;
-            size_t dense = 1; /* read as the result is written: no broadcast */
-            for (int a = e->rank - 1; a >= 0; a--) {
-                alike = alike && (e->dim[a] == 1 || e->stride[j][a] == dense);
-                dense *= e->dim[a];
-            }
-            fits = fits && (!same_slot || alike);
-        }
-        if (fits)
+        if (l->last == first && l->placed && !l->handed_on && !slots[r->slot].shared &&
+            slots[r->slot].bytes == slots[s->out.slot].bytes && read_alike(proc, first, i, r->slot))
             return r->slot;
     }
     return -1;
@@ -157,21 +167,29 @@ static void finish(Space *space, const SaSlot *slots, Life *lives, int slot) {
     space_give(space, l->at, slots[slot].bytes);
 }
 
-static void place_step(const SaProc *proc, const SaSlot *slots, Life *lives, Space *space, int i) {
-    const SaStep *s = &proc->steps[i];
-    int heir = heir_of(proc, slots, lives, i);
-    if (heir >= 0) {
-        lives[s->out.slot].at = lives[heir].at;
-        lives[s->out.slot].placed = true;
-        lives[heir].handed_on = true;
+/* Step `i` and those in one pass with it. */
+static void place_pass(const SaProc *proc, const SaSlot *slots, Life *lives, Space *space, int i) {
+    int end = i + proc->steps[i].pass;
+    for (int m = i; m < end; m++) {
+        const SaStep *s = &proc->steps[m];
+        int heir = heir_of(proc, slots, lives, i, m);
+        if (heir >= 0) {
+            lives[s->out.slot].at = lives[heir].at;
+            lives[s->out.slot].placed = true;
+            lives[heir].handed_on = true;
+        }
+        if (!s->out_reg)
+            begin(space, slots, lives, s->out.slot);
+        if (s->scratch.slot >= 0)
+            begin(space, slots, lives, s->scratch.slot);
     }
-    begin(space, slots, lives, s->out.slot);
-    if (s->scratch.slot >= 0)
-        begin(space, slots, lives, s->scratch.slot);
-    const SaRef *refs[5] = {&s->in[0], &s->in[1], &s->in[2], &s->scratch, &s->out};
-    for (int k = 0; k < 5; k++)
-        if (!refs[k]->fixed && refs[k]->slot >= 0 && (k >= 3 || k < s->n_in) && lives[refs[k]->slot].last == i)
-            finish(space, slots, lives, refs[k]->slot);
+    for (int m = i; m < end; m++) {
+        const SaStep *s = &proc->steps[m];
+        const SaRef *refs[5] = {&s->in[0], &s->in[1], &s->in[2], &s->scratch, &s->out};
+        for (int k = 0; k < 5; k++)
+            if (!refs[k]->fixed && refs[k]->slot >= 0 && (k >= 3 || k < s->n_in) && lives[refs[k]->slot].last == i)
+                finish(space, slots, lives, refs[k]->slot);
+    }
 }
 
 static void resolve(SaRef *ref, const Life *lives) {
@@ -196,8 +214,8 @@ SaStatus sa_slots_place(SaProc *proc, const SaSlot *slots, int n_slots, size_t *
     for (int i = 0; i < n_slots; i++)
         if (slots[i].from_start)
             begin(&space, slots, lives, i);
-    for (int i = 0; i < proc->n_steps; i++)
-        place_step(proc, slots, lives, &space, i);
+    for (int i = 0; i < proc->n_steps; i += proc->steps[i].pass)
+        place_pass(proc, slots, lives, &space, i);
     for (int i = 0; i < proc->n_steps; i++) {
         SaStep *s = &proc->steps[i];
         for (int k = 0; k < s->n_in; k++)

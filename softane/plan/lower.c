@@ -130,6 +130,7 @@ SaStep *sa_lower_step(SaLower *l, SaStepKind kind) {
     SaStep *s = &list[l->n_steps++];
     memset(s, 0, sizeof *s);
     s->kind = kind;
+    s->pass = 1;
     s->scratch.slot = -1;
     for (int i = 0; i < 3; i++)
         s->in[i].slot = -1;
@@ -474,8 +475,8 @@ static SaStatus lower_ops(SaLower *l) {
     return SA_OK;
 }
 
-static SaStatus lower_function(SaPlan *plan, SaArena *tmp, const SaFunction *fn, SaProc *proc, SaError *err) {
-    SaLower l = {.arena = plan->arena, .tmp = tmp, .fn = fn, .err = err};
+static SaStatus lower_function(SaPlan *plan, SaArena *tmp, const SaFunction *fn, SaProc *proc, bool unfused, SaError *err) {
+    SaLower l = {.arena = plan->arena, .tmp = tmp, .fn = fn, .err = err, .unfused = unfused};
     l.vals = sa_arena_alloc(tmp, (size_t)(fn->n_values + 1) * sizeof *l.vals);
     l.marks = sa_arena_alloc(tmp, (size_t)fn->n_ops + 1);
     proc->name = sa_arena_strndup(plan->arena, fn->name, strlen(fn->name));
@@ -493,6 +494,8 @@ static SaStatus lower_function(SaPlan *plan, SaArena *tmp, const SaFunction *fn,
         memcpy(proc->steps, l.steps, (size_t)l.n_steps * sizeof *proc->steps);
     proc->flops = l.flops;
     size_t work = 0;
+    if (!l.unfused)
+        SA_TRY(sa_fuse(proc, l.slots, l.n_slots));
     SA_TRY(sa_slots_place(proc, l.slots, l.n_slots, &work));
     if (work > plan->workspace)
         plan->workspace = work;
@@ -500,28 +503,26 @@ static SaStatus lower_function(SaPlan *plan, SaArena *tmp, const SaFunction *fn,
     return SA_OK;
 }
 
-static SaStatus lower_program(SaPlan *plan, const SaProgram *p, SaError *err) {
+static SaStatus lower_program(SaPlan *plan, const SaProgram *p, bool unfused, SaError *err) {
     plan->procs = sa_arena_alloc(plan->arena, (size_t)(p->n_functions + 1) * sizeof *plan->procs);
     if (!plan->procs)
         return SA_E_MEMORY;
     plan->n_procs = p->n_functions;
     for (int i = 0; i < p->n_functions; i++) {
         SaArena *tmp = sa_arena_new(0);
-        SaStatus st = tmp ? lower_function(plan, tmp, &p->functions[i], &plan->procs[i], err) : SA_E_MEMORY;
+        SaStatus st = tmp ? lower_function(plan, tmp, &p->functions[i], &plan->procs[i], unfused, err) : SA_E_MEMORY;
         sa_arena_free(tmp);
         SA_TRY(st);
     }
     return SA_OK;
 }
 
-/* The caller frees *out with sa_plan_free. On failure *out is NULL and *err
- * (may be NULL) tells why. Any thread. */
-SaStatus sa_plan_build(const SaProgram *p, SaPlan **out, SaError *err) {
+static SaStatus build(const SaProgram *p, bool unfused, SaPlan **out, SaError *err) {
     *out = NULL;
     SaPlan *plan = sa_malloc(sizeof *plan);
     if (plan)
         plan->arena = sa_arena_new(0);
-    SaStatus st = plan && plan->arena ? lower_program(plan, p, err) : SA_E_MEMORY;
+    SaStatus st = plan && plan->arena ? lower_program(plan, p, unfused, err) : SA_E_MEMORY;
     if (st == SA_OK) {
         plan->bytes += sizeof *plan;
         *out = plan;
@@ -532,3 +533,9 @@ SaStatus sa_plan_build(const SaProgram *p, SaPlan **out, SaError *err) {
     sa_plan_free(plan);
     return st;
 }
+
+/* The caller frees *out with sa_plan_free. On failure *out is NULL and *err
+ * (may be NULL) tells why. Any thread. */
+SaStatus sa_plan_build(const SaProgram *p, SaPlan **out, SaError *err) { return build(p, false, out, err); }
+
+SaStatus sa_plan_build_unfused(const SaProgram *p, SaPlan **out, SaError *err) { return build(p, true, out, err); }

@@ -36,6 +36,7 @@ typedef struct {
     int n_slots, cap_slots;
     size_t const_bytes;
     double flops;
+    bool unfused;             /* leave elementwise steps alone */
 } SaLower;
 
 /* Stop with a message that names the operation. */

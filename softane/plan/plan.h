@@ -2,6 +2,7 @@
 /* plan.h - from a checked program to something that runs.
  *
  *   lower.c     operations -> steps (kernel id, operand slots, parameters)
+ *   fuse.c      neighbouring elementwise steps -> one pass over memory
  *   allocate.c  lifetimes -> offsets in one workspace per run
  *   run: exec/run.c walks the steps
  *
@@ -28,6 +29,11 @@ typedef struct {
 
 /* Build the plan of all functions (= procedures, in text order). */
 SaStatus sa_plan_build(const SaProgram *p, SaPlan **out, SaError *err);
+
+/* The same with steps left alone that could be joined: every step passes over
+ * memory by itself. Results are the same bits; for tests and benchmarks. */
+SaStatus sa_plan_build_unfused(const SaProgram *p, SaPlan **out, SaError *err);
+
 void sa_plan_free(SaPlan *plan);
 
 int sa_plan_procedures(const SaPlan *plan);

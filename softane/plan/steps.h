@@ -5,6 +5,7 @@
  *   lower_ops.c   operations -> steps: elementwise, reductions, shapes
  *   lower_prod.c  operations -> steps: conv, matmul, linear
  *   lower_image.c, lower_index.c, lower_norm.c   the less common operations
+ *   fuse.c        neighbouring elementwise steps -> passes
  *   allocate.c    slot lifetimes -> offsets
  *   plan.c        what plan.h promises beside building and running
  *
@@ -117,11 +118,18 @@ typedef enum {
     SA_STEP_KINDS
 } SaStepKind;
 
+/* A pass: elementwise steps that follow each other and are done block by block
+ * in one walk over memory (fuse.c). All of them have the same loops. What only
+ * the pass reads is no memory but one of a few registers, a block each. */
+enum { SA_PASS_STEPS = 16, SA_PASS_REGISTERS = 8 };
+
 typedef struct {
     SaStepKind kind;
     SaStore store;
     SaRef in[3], out, scratch;
     int n_in;
+    int pass;          /* how many steps this and the ones behind it are done in one pass; 0: see before */
+    int in_reg[3], out_reg; /* 1 + the register instead of in[], out; 0 = memory */
     bool attn_mask;    /* applies a mask in place: left out with SA_RUN_UNMASKED */
     bool in_place_ok;  /* elementwise: out may take over the place of an operand read alike */
     size_t count;      /* elements of out */
@@ -170,6 +178,21 @@ typedef struct {
     bool from_start, to_end;       /* a port: written before the first, read after the last step */
     bool shared;                   /* parts of it are computed by several steps: no in-place take-over */
 } SaSlot;
+
+/* Is operand k read in the order the result is written, without broadcast? */
+static inline bool sa_elem_alike(const SaElem *e, int k) {
+    size_t dense = 1;
+    for (int a = e->rank - 1; a >= 0; a--) {
+        if (e->dim[a] != 1 && e->stride[k][a] != dense)
+            return false;
+        dense *= e->dim[a];
+    }
+    return true;
+}
+
+/* Join elementwise steps into passes. Changes their loops and registers, not
+ * their order. SA_E_MEMORY: nothing was changed. */
+SaStatus sa_fuse(SaProc *proc, const SaSlot *slots, int n_slots);
 
 /* Offsets for all slots of one procedure: turns the refs' offsets into offsets
  * in the workspace; *bytes gets its size. */

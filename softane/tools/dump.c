@@ -120,7 +120,7 @@ static const char *kind_name(SaStepKind k) {
     return (size_t)k < n && kinds[k] ? kinds[k] : "step";
 }
 
-/* "ws+1024" in slot 3, or "const". */
+/* "s3+1024": byte 1024 of slot 3, or "const". */
 static void show_ref(SaRef r) {
     if (r.fixed)
         printf("const");
@@ -178,13 +178,22 @@ static void show_detail(const SaStep *s) {
     }
 }
 
+/* What a pass keeps in a register is no memory. */
+static void show_place(SaRef r, int reg) {
+    if (reg)
+        printf("r%d", reg);
+    else
+        show_ref(r);
+}
+
+/* `|` joins the steps of one pass over memory. */
 static void show_step(const SaStep *s, int i) {
-    printf("%5d  %-12s ", i, kind_name(s->kind));
-    show_ref(s->out);
+    printf("%5d %c%-12s ", i, s->pass == 1 ? ' ' : '|', kind_name(s->kind));
+    show_place(s->out, s->out_reg);
     printf(" [%zu] <- ", s->count);
     for (int k = 0; k < s->n_in; k++) {
         printf(k ? ", " : "");
-        show_ref(s->in[k]);
+        show_place(s->in[k], s->in_reg[k]);
     }
     if (s->scratch.slot >= 0 && !s->scratch.fixed) {
         printf(" with ");
@@ -205,7 +214,10 @@ static void show_port(const char *role, int i, const SaPort *p, SaRef at) {
 }
 
 static void show_plan(const SaPlan *plan, const SaProc *p) {
-    printf("plan of %s: %d steps, %.6g MFLOP in products\n", p->name, p->n_steps, p->flops / 1e6);
+    int passes = 0;
+    for (int i = 0; i < p->n_steps; i++)
+        passes += p->steps[i].pass != 0;
+    printf("plan of %s: %d steps in %d passes, %.6g MFLOP in products\n", p->name, p->n_steps, passes, p->flops / 1e6);
     for (int i = 0; i < p->n_inputs; i++)
         show_port("input", i, &p->inputs[i], p->in_ref[i]);
     for (int i = 0; i < p->n_outputs; i++)
@@ -265,10 +277,12 @@ static void find_spans(const SaProc *p, Spans *all) {
         see(all, p->in_ref[i], (size_t)sa_type_count(&p->inputs[i].type), -1, p->inputs[i].name);
     for (int i = 0; i < p->n_steps; i++) {
         const SaStep *s = &p->steps[i];
-        see(all, s->out, s->count, i, NULL);
+        if (!s->out_reg)
+            see(all, s->out, s->count, i, NULL);
         see(all, s->scratch, 0, i, NULL);
         for (int k = 0; k < s->n_in; k++)
-            see(all, s->in[k], 0, i, NULL);
+            if (!s->in_reg[k])
+                see(all, s->in[k], 0, i, NULL);
     }
     for (int i = 0; i < p->n_outputs; i++)
         see(all, p->out_ref[i], (size_t)sa_type_count(&p->outputs[i].type), p->n_steps, p->outputs[i].name);
