@@ -68,8 +68,8 @@ SA_INLINE float sa_grid_limited(float x, uint32_t limit) {
     uint32_t r = (m + 0x1000u) & ~0x1fffu;           /* a carry moves into the exponent */
     uint32_t q = sa_bits((sa_float(r | 0x800u) + 0.5f) - 0.5f);
     uint32_t over = m > 0x7f800000u ? m : 0x7f800000u; /* NaN or inf */
-    r = r < 0x38800000u ? q : r;                     /* 2^-14 */
-    r = m >= limit ? over : r;
+    r = (int32_t)r < 0x38800000 ? q : r;             /* 2^-14; signed compares are one instruction */
+    r = (int32_t)m >= (int32_t)limit ? over : r;     /* so does an r that a NaN made negative */
     return sa_float(r | s);
 }
 

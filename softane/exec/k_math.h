@@ -37,13 +37,15 @@ SA_INLINE float m_exp_core(float r) {
     return 1.0f + (r + r * r * p);
 }
 
+/* Results below 2^-126 are 0 and those from 2^127.5 on inf: fp16 ends at 2^-25
+ * and 2^16, and a sum that a smaller one joins is at least 1. The integer is in
+ * the low bits of the float that rounded it. */
 SA_INLINE float m_exp(float x) {
-    float c = x > 90.0f ? 90.0f : x;
-    c = c < -105.0f ? -105.0f : c;
-    float n = m_nearest(c * 1.44269504f);
-    float r = (c - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
-    float y = m_scale(m_exp_core(r), m_int(n));
-    return x > 88.73f ? INFINITY : y;
+    float t = x * 1.44269504f + 0x1.8p23f, n = t - 0x1.8p23f;
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
+    float y = m_exp_core(r) * sa_float((sa_bits(t) + 127u) << 23);
+    y = x < -87.33f ? 0.0f : y;
+    return x > 88.37f ? INFINITY : y;
 }
 
 SA_INLINE float m_exp2(float x) {

@@ -88,7 +88,8 @@ SA_WIDE static void scale(float *d, const float *x, float f, size_t n) {
 }
 
 /* Softmax down `rows` lines, for `cols` columns. tmp: 2 * cols floats. */
-SA_WIDE static void softmax_cols(float *d, const float *x, size_t rows, size_t stride, size_t cols, float *tmp) {
+SA_WIDE static void softmax_cols(float *d, const float *x, size_t rows, size_t stride, size_t cols, float *tmp,
+                                 SaRoundFn *round) {
     float *max = tmp, *sum = tmp + cols;
     cols_MAX(max, x, rows, stride, cols);
     SA_LOOP for (size_t c = 0; c < cols; c++)
@@ -108,6 +109,8 @@ SA_WIDE static void softmax_cols(float *d, const float *x, size_t rows, size_t s
         float *t = d + r * stride;
         SA_LOOP for (size_t c = 0; c < cols; c++)
             t[c] *= sum[c];
+        if (round)
+            round(t, t, cols);
     }
 }
 
@@ -133,7 +136,7 @@ SA_WIDE static void norm_row(float *d, const float *x, const float *gamma, const
 }
 
 SA_WIDE static void norm_cols(float *d, const float *x, const float *gamma, const float *beta, float eps,
-                              size_t rows, size_t stride, size_t cols, float *tmp) {
+                              size_t rows, size_t stride, size_t cols, float *tmp, SaRoundFn *round) {
     float *mean = tmp, *f = tmp + cols, count = (float)rows;
     cols_SUM(mean, x, rows, stride, cols);
     SA_LOOP for (size_t c = 0; c < cols; c++) {
@@ -156,6 +159,8 @@ SA_WIDE static void norm_cols(float *d, const float *x, const float *gamma, cons
         float *t = d + r * stride;
         SA_LOOP for (size_t c = 0; c < cols; c++)
             t[c] = t[c] * f[c] * g + b;
+        if (round)
+            round(t, t, cols);
     }
 }
 

@@ -81,6 +81,7 @@ typedef enum {
 /* ============================== The table ================================= */
 
 typedef void SaUnaryFn(float *d, const float *a, const float *p, size_t n);
+typedef void SaRoundFn(float *d, const float *s, size_t n);
 typedef void SaBinaryFn(float *d, const float *a, const float *b, size_t n);
 
 /* A product C[m,n] = op(A)[m,k] * op(B)[k,n], all row-major. */
@@ -125,10 +126,10 @@ typedef struct {
     void (*scale)(float *d, const float *x, float f, size_t n);      /* d = x * f */
     void (*norm_row)(float *d, const float *x, const float *gamma, const float *beta, float eps, size_t n);
     /* gamma, beta of norm_*: [n] (rows) or [rows] (columns), or NULL = 1 and 0.
-     * tmp: 2 * cols floats. */
+     * tmp: 2 * cols floats. `round` (may be NULL) is applied line by line. */
     void (*norm_cols)(float *d, const float *x, const float *gamma, const float *beta, float eps,
-                      size_t rows, size_t stride, size_t cols, float *tmp);
-    void (*softmax_cols)(float *d, const float *x, size_t rows, size_t stride, size_t cols, float *tmp);
+                      size_t rows, size_t stride, size_t cols, float *tmp, SaRoundFn *round);
+    void (*softmax_cols)(float *d, const float *x, size_t rows, size_t stride, size_t cols, float *tmp, SaRoundFn *round);
 
     /* k_shape.c */
     void (*transpose)(float *d, size_t d_stride, const float *s, size_t s_stride, size_t rows, size_t cols);

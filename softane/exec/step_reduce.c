@@ -9,14 +9,15 @@
 
 #include "exec.h"
 
-enum { NARROW = 128, WIDE = 512, ROWS_AT_ONCE = 256 };
+enum { NARROW = 64, WIDE = 512, ROWS_AT_ONCE = 256, BLOCK_FLOATS = 1 << 16 };
 
 typedef struct {
     SaRun *run;
     const SaReduce *f;
     const float *x, *gamma, *beta;
     float *out;
-    void (*round)(float *d, const float *s, size_t n);
+    SaRoundFn *round;
+    bool away;                 /* round is AWAY: products have it inside */
     size_t per_chunk;          /* rows, or blocks of columns */
     size_t width, blocks;      /* columns per block, blocks per outer index */
 } FoldJob;
@@ -28,7 +29,11 @@ static FoldJob job_of(SaRun *r, const SaStep *s) {
                  .gamma = f->has_gamma ? sa_run_at(r, s->in[1]) : NULL,
                  .beta = f->has_beta ? sa_run_at(r, s->in[2]) : NULL,
                  .round = round == SA_ROUND_NONE ? NULL : r->k->round[round]};
-    j.width = f->inner > 1024 ? WIDE : f->inner < NARROW ? f->inner : NARROW;
+    j.away = round == SA_ROUND_AWAY;
+    /* Softmax and norms go over a block three times: it should be in L2 then. */
+    j.width = f->inner > 1024 && s->kind == SA_STEP_REDUCE ? WIDE : BLOCK_FLOATS / f->len & ~(size_t)15;
+    j.width = j.width < NARROW ? NARROW : j.width > WIDE ? WIDE : j.width;
+    j.width = j.width < f->inner ? j.width : f->inner;
     j.blocks = (f->inner + j.width - 1) / j.width;
     j.per_chunk = f->inner == 1 ? sa_units_per_chunk(f->len) : sa_units_per_chunk(f->len * j.width);
     if (f->inner == 1 && j.per_chunk > ROWS_AT_ONCE)
@@ -125,10 +130,15 @@ void sa_step_reduce(SaRun *r, const SaStep *s) {
 
 /* ============================== Softmax =================================== */
 
-/* Round a block of columns, line by line. */
-static void round_lines(const FoldJob *j, float *d, size_t n) {
-    for (size_t i = 0; j->round && i < j->f->len; i++)
-        j->round(d + i * j->f->inner, d + i * j->f->inner, n);
+/* d = x f, rounded. */
+static void scaled(const FoldJob *j, float *d, const float *x, float f, size_t n) {
+    if (j->away) {
+        j->run->k->away_vs[SA_B_MUL](d, x, &f, n);
+        return;
+    }
+    j->run->k->scale(d, x, f, n);
+    if (j->round)
+        j->round(d, d, n);
 }
 
 static void softmax_rows(void *context, size_t chunk) {
@@ -140,9 +150,7 @@ static void softmax_rows(void *context, size_t chunk) {
         const float *x = j->x + r * len;
         float *d = j->out + r * len;
         float sum = k->exp_sum(d, x, k->fold_row[SA_F_MAX](x, len), len);
-        k->scale(d, d, 1.0f / sum, len);
-        if (j->round)
-            j->round(d, d, len);
+        scaled(j, d, d, 1.0f / sum, len);
     }
 }
 
@@ -153,8 +161,7 @@ static void softmax_columns(void *context, size_t chunk) {
     units_of(j, chunk, &first, &last);
     for (size_t u = first; u < last; u++) {
         size_t n = block_at(j, u, &outer, &column), at = outer * j->f->len * j->f->inner + column;
-        j->run->k->softmax_cols(j->out + at, j->x + at, j->f->len, j->f->inner, n, tmp);
-        round_lines(j, j->out + at, n);
+        j->run->k->softmax_cols(j->out + at, j->x + at, j->f->len, j->f->inner, n, tmp, j->round);
     }
 }
 
@@ -173,10 +180,11 @@ static void norm_rows(void *context, size_t chunk) {
     for (size_t r = first; r < last; r++) {
         const float *x = j->x + r * len;
         float *d = j->out + r * len;
-        if (j->f->kind == SA_OP_L2_NORM)
-            k->scale(d, x, 1.0f / sqrtf(k->fold_row[SA_F_SQUARE_SUM](x, len) + j->f->eps), len);
-        else
-            k->norm_row(d, x, j->gamma, j->beta, j->f->eps, len);
+        if (j->f->kind == SA_OP_L2_NORM) {
+            scaled(j, d, x, 1.0f / sqrtf(k->fold_row[SA_F_SQUARE_SUM](x, len) + j->f->eps), len);
+            continue;
+        }
+        k->norm_row(d, x, j->gamma, j->beta, j->f->eps, len);
         if (j->round)
             j->round(d, d, len);
     }
@@ -190,12 +198,14 @@ static void norm_columns(void *context, size_t chunk) {
     units_of(j, chunk, &first, &last);
     for (size_t u = first; u < last; u++) {
         size_t n = block_at(j, u, &outer, &column), at = outer * j->f->len * j->f->inner + column;
-        if (j->f->kind == SA_OP_L2_NORM)
-            for (size_t i = 0; i < n; i++)
-                j->out[at + i] = j->x[at + i] / sqrtf(j->x[at + i] * j->x[at + i] + j->f->eps);
-        else
-            j->run->k->norm_cols(j->out + at, j->x + at, j->gamma, j->beta, j->f->eps, j->f->len, j->f->inner, n, tmp);
-        round_lines(j, j->out + at, n);
+        if (j->f->kind != SA_OP_L2_NORM) {
+            j->run->k->norm_cols(j->out + at, j->x + at, j->gamma, j->beta, j->f->eps, j->f->len, j->f->inner, n, tmp, j->round);
+            continue;
+        }
+        for (size_t i = 0; i < n; i++)
+            j->out[at + i] = j->x[at + i] / sqrtf(j->x[at + i] * j->x[at + i] + j->f->eps);
+        if (j->round)
+            j->round(j->out + at, j->out + at, n);
     }
 }
 
