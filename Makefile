@@ -70,12 +70,20 @@ tiny: dev ## the quick gate before a commit
 	@$(PYTEST) -q -x $(wildcard tests/tiny tests/unit)
 
 .PHONY: test
-test: dev ctest dispatch core-ctest mypy macos-check bundled ## everything; pytest's line comes last
+test: dev ctest fuzz-replay dispatch core-ctest mypy macos-check bundled ## everything; pytest's line comes last
 	@$(PYTEST)
 
 .PHONY: ctest
 ctest: dev
 	@$(PY) softane/tests/run.py
+
+.PHONY: fuzz-replay
+fuzz-replay: dev ## corpus and past findings through every fuzz target, under sanitizers
+	@$(PY) softane/fuzz/build.py
+
+.PHONY: fuzz
+fuzz: dev ## libFuzzer, FUZZ_SECONDS on each target
+	@$(PY) softane/fuzz/build.py --fuzz $(or $(FUZZ_SECONDS),60)
 
 .PHONY: dispatch
 dispatch: dev ## the bundled GCD and a real one against the same assertions

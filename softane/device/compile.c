@@ -96,7 +96,7 @@ static SaStatus build(const SaSource *src, SaArena *arena, const char *text, siz
     size_t weight_bytes = 0;
     SA_TRY(sa_program_parse(arena, text, bytes, limits, &program, err));
     SA_TRY(sa_program_check(arena, program, limits, err));
-    SA_TRY(sa_program_bind(arena, program, src->directory, &weight_bytes, err));
+    SA_TRY(sa_program_bind(arena, program, src->directory, (SaBlobMode)sa_setting(SA_SET_BLOBS), &weight_bytes, err));
     SA_TRY(sa_quirk_check(program, err));
     SA_TRY(sa_quirk_value(text, bytes, err));
     SA_TRY(sa_plan_build(program, &plan, err));

@@ -254,7 +254,7 @@ static SaStatus check_bound(SaArena *arena, SaProgram *p, SaError *err) {
     }
     for (size_t i = 0; i < n; i++)
         bound[i]->blob_path = NULL;
-    SaStatus st = sa_program_bind(arena, p, "", NULL, err);
+    SaStatus st = sa_program_bind(arena, p, "", SA_BLOB_REFUSE, NULL, err);
     for (size_t i = 0; i < n; i++)
         bound[i]->blob_path = paths[i];
     return st;

@@ -127,6 +127,7 @@ SaCompileWord sa_compile_word(SaStatus code);
     X(DIALECT_A, "dialect_a", FLAG, NULL, "") \
     X(DIALECT_B, "dialect_b", FLAG, NULL, "") \
     X(REDUCE_ZERO_FAILS, "reduce_zero_fails", FLAG, NULL, "") \
+    X(BLOBS, "blobs", WORD, NULL, "refuse|garbage") /* SaBlobMode */ \
     /* limits of a process */ \
     X(COMPILE_LIMIT, "compile_limit", COUNT, NULL, "") \
     X(COMPILE_LIMIT_MODE, "compile_limit_mode", WORD, NULL, "refuse|load|crash") \

@@ -24,7 +24,7 @@ import build
 
 SANITIZE = "address,undefined"
 COVERAGE = "-fsanitize=fuzzer-no-link"
-STAGES = ("base", "mil", "plan", "exec")
+STAGES = ("base", "mil", "plan", "exec")  # what targets in C reach; those in Objective-C reach all
 CORPUS = ROOT / "softane" / "tests" / "corpus"
 CRASHES = HERE / "crashes"
 SEEDS = HERE / "seeds"  # of targets that do not take MIL text
@@ -32,15 +32,25 @@ EXECUTIONS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
 def targets(names: list[str]) -> list[Path]:
-    """The fuzz_*.c that are asked for."""
-    found = sorted(HERE.glob("fuzz_*.c"))
+    """The fuzz_*.c and fuzz_*.m that are asked for."""
+    found = sorted(HERE.glob("fuzz_*.[cm]"))
     return [p for p in found if not names or any(n in p.stem for n in names)]
 
 
+def object_of(source: Path, out: Path) -> Path:
+    """Where the object of a file of this directory lies."""
+    return out / "obj" / source.relative_to(build.HERE).with_suffix(f"{source.suffix}.o")
+
+
 def compile_all(out: Path, sources: list[Path], extra: tuple[str, ...]) -> list[Path]:
-    """Objects of the engine and of these sources, all with the sanitizers."""
-    engine = [s for stage in STAGES for s in build.sources(stage)]
+    """Objects of the engine (of all stages when a source is Objective-C), then of these sources."""
+    stages = build.STAGES if any(s.suffix == ".m" for s in sources) else STAGES
+    engine = [s for stage in stages for s in build.sources(stage)]
     units = [u for s in (*engine, *sources) for u in build.units_for(s, out, False, SANITIZE)]
+    if "device" in stages:
+        texts = build.profile_source(out)
+        flags = tuple(build.flags_for(texts, False, SANITIZE))
+        units.append(build.tc.Unit(texts, out / "obj" / "gen" / "profile_texts.c.o", flags))
     units = [build.tc.Unit(u.source, u.object, (*u.flags, *extra)) for u in units]
     build.tc.compile_all(units)
     return [u.object for u in units]
@@ -52,15 +62,18 @@ def link_targets(out: Path, names: list[str], fuzz: bool) -> list[Path]:
     driver = [] if fuzz else [HERE / "regression_driver.c"]
     with build.tc.build_lock(out):
         objects = compile_all(out, [*mine, *driver], (COVERAGE,) if fuzz else ())
-        own = {out / "obj" / p.relative_to(build.HERE).with_suffix(".c.o") for p in mine}
+        own = {object_of(p, out) for p in mine}
         shared = [o for o in objects if o not in own]
-        flags = [*build.tc.sanitize_flags(SANITIZE), "-lm", "-lpthread", "-ldl"]
-        flags += ["-fsanitize=fuzzer"] if fuzz else []
+        plain = [o for o in shared if o.relative_to(out / "obj").parts[0] in (*STAGES, "fuzz")]
+        flags = build.tc.sanitize_flags(SANITIZE) + (["-fsanitize=fuzzer"] if fuzz else [])
         programs = []
         for p in mine:
+            objc = p.suffix == ".m"
+            libs = build.tc.objc_libs() if objc else ["-lm", "-lpthread", "-ldl"]
             program = out / p.stem
-            obj = out / "obj" / p.relative_to(build.HERE).with_suffix(".c.o")
-            build.tc.link([obj, *shared], program, flags)
+            build.tc.link(
+                [object_of(p, out), *(shared if objc else plain)], program, [*flags, *libs]
+            )
             programs.append(program)
     return programs
 
@@ -70,7 +83,10 @@ def replay(programs: list[Path]) -> int:
     bad = 0
     for program in programs:
         paths = [str(p) for p in (CORPUS, SEEDS, CRASHES) if p.exists()]
-        done = subprocess.run([program, *paths], stdout=subprocess.PIPE, text=True, check=False)
+        env = {**build.tc.sanitizer_options(ROOT / "tools"), **os.environ}
+        done = subprocess.run(
+            [program, *paths], env=env, stdout=subprocess.PIPE, text=True, check=False
+        )
         print(
             f"{program.name}: {done.stdout.strip() or f'exit status {done.returncode}'}", flush=True
         )
@@ -93,6 +109,7 @@ def fuzz(programs: list[Path], seconds: int, work: Path) -> int:
             "-max_len=16384", "-timeout=20", "-rss_limit_mb=3000", "-print_final_stats=1", "-verbosity=0",
         ]  # fmt: skip
         env = {
+            **build.tc.sanitizer_options(ROOT / "tools"),
             "ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=1024",
             **os.environ,
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* fuzz_blob.c - weight containers: what is found lies inside the file.
+/* fuzz_blob.c - weight containers: what is found lies inside the file; a reader that
+ * checks nothing reads nothing outside it, and finds the same in a right one.
  *
  * Input: 1 byte dtype, 2 bytes offset, 2 bytes wanted size, then the file. */
 #include "fuzz_common.h"
@@ -29,6 +30,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (size_t i = 0; i < want; i++)
             sum = (uint8_t)(sum + p[i]);
     }
+    SaArena *arena = sa_arena_new((size_t)1 << 20);
+    const void *anyway = NULL;
+    SaStatus any = arena ? sa_blob_read_unchecked(arena, file, n, offset, want, &anyway, &err) : SA_E_MEMORY;
+    PROMISE(any == SA_E_MEMORY || (any == SA_OK && anyway));
+    PROMISE(any != SA_OK || st != SA_OK || memcmp(anyway, found, want) == 0);
+    sa_arena_free(arena);
     free(file);
     return 0;
 }

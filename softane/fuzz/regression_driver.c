@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+__attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv); /* not every target has one */
 
 static int inputs;
 
@@ -45,6 +46,8 @@ static void replay(const char *path, int depth) {
 }
 
 int main(int argc, char **argv) {
+    if (LLVMFuzzerInitialize)
+        LLVMFuzzerInitialize(&argc, &argv);
     for (int i = 1; i < argc; i++)
         replay(argv[i], 0);
     printf("%d inputs\n", inputs);

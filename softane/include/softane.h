@@ -52,6 +52,8 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   max_dim max_width max_conv_in max_kernel_width   compiler     [65536 65536 31999 15]
  *   dialect_a dialect_b   1: the compiler takes it                [1 1]
  *   reduce_zero_fails   1: a reduction times 0 does not compile   [1]
+ *   blobs           weight files with a wrong offset, sentinel, dtype or size:
+ *                   refuse | garbage (what lies there is read)    [refuse]
  *   compile_limit   compiles per process                          [119]
  *   compile_limit_mode  what a compile beyond it does: refuse | load (it says
  *                   YES, its load fails) | crash (only by SOFTANE_COMPILE_LIMIT_MODE) [refuse]

@@ -9,7 +9,8 @@
  *
  * The data offset counts from the start of the file. Neither metadata nor data
  * need be aligned here (writers differ). Known wrong variants are refused with
- * the reason. Nothing read from a file is trusted. */
+ * the reason, or read as they are for callers who ask for that. Nothing read
+ * from a file is trusted. */
 #include "mil_internal.h"
 
 #include <errno.h>
@@ -81,6 +82,34 @@ SaStatus sa_blob_find(const uint8_t *file, size_t file_bytes, uint64_t offset, S
         return sa_error_set(err, SA_E_BLOB, none, "data at %llu overlaps the header or its own metadata",
                             (unsigned long long)at);
     *data = file + at;
+    return SA_OK;
+}
+
+/* Where a reader that checks nothing looks for data. A place without a sentinel
+ * at 64 is a file without metadata, whose data begin there (seen with MLX-based
+ * writers); elsewhere what lies there is taken for metadata: an offset that
+ * names the data (128) gives garbage, as measured by mechramc/Orion #8. */
+static uint64_t careless_place(const uint8_t *file, size_t file_bytes, uint64_t offset) {
+    if (offset > file_bytes || file_bytes - offset < 24)
+        return offset;
+    const uint8_t *meta = file + offset;
+    return load32(meta) != BLOB_SENTINEL && offset == HEADER_BYTES ? offset : load64(meta + 16);
+}
+
+/* See mil.h. */
+SaStatus sa_blob_read_unchecked(SaArena *arena, const uint8_t *file, size_t file_bytes, uint64_t offset, size_t want_bytes,
+                                const void **data, SaError *err) {
+    uint64_t at = careless_place(file, file_bytes, offset);
+    size_t there = at < file_bytes ? file_bytes - (size_t)at : 0;
+    uint8_t *to = sa_arena_alloc(arena, want_bytes);
+    *data = to;
+    if (!to)
+        return sa_error_set(err, SA_E_MEMORY, (SaPos){0, 0}, "out of memory");
+    if (there > want_bytes)
+        there = want_bytes;
+    if (there)
+        memcpy(to, file + at, there);
+    memset(to + there, 0, want_bytes - there); /* beyond the end of a mapped file */
     return SA_OK;
 }
 
@@ -171,6 +200,7 @@ static SaStatus load_file(SaArena *arena, const char *directory, const char *rel
 typedef struct {
     SaArena *arena;
     const char *directory;
+    bool unchecked; /* SaBlobMode */
     SaWeightFile *files;
     size_t total;
     SaError *err;
@@ -230,7 +260,8 @@ static SaStatus bind_const(Binder *b, const SaValue *v, SaConst *c) {
     bool small = sa_dtype_bits(t) < 8;
     size_t stored = small ? (c->bytes * (size_t)sa_dtype_bits(t) + 7) / 8 : c->bytes; /* counts are below 2^40 */
     SA_TRY(file_of(b, c->blob_path, &f));
-    SA_TRY(sa_blob_find(f->bytes, f->size, c->blob_offset, t, stored, &data, b->err));
+    SA_TRY(b->unchecked ? sa_blob_read_unchecked(b->arena, f->bytes, f->size, c->blob_offset, stored, &data, b->err)
+                        : sa_blob_find(f->bytes, f->size, c->blob_offset, t, stored, &data, b->err));
     if (small || (uintptr_t)data % sa_dtype_bytes(t)) {
         void *copy = sa_arena_alloc(b->arena, c->bytes);
         if (!copy)
@@ -258,8 +289,9 @@ static SaStatus bind_value(Binder *b, const SaOp *op, const SaValue *v) {
 
 /* See mil.h. `p` has passed the check. After a failure some constants may be
  * bound; the program is of no use then. */
-SaStatus sa_program_bind(SaArena *arena, SaProgram *p, const char *directory, size_t *weight_bytes, SaError *err) {
-    Binder b = {.arena = arena, .directory = directory, .err = err};
+SaStatus sa_program_bind(SaArena *arena, SaProgram *p, const char *directory, SaBlobMode mode, size_t *weight_bytes,
+                         SaError *err) {
+    Binder b = {.arena = arena, .directory = directory, .unchecked = mode == SA_BLOB_GARBAGE, .err = err};
     if (weight_bytes)
         *weight_bytes = 0;
     for (int i = 0; i < p->n_functions; i++)

@@ -243,15 +243,25 @@ SaStatus sa_program_parse(SaArena *arena, const char *text, size_t bytes, const 
 /* Infer and compare all types, apply every rule. Read-only for the caller. */
 SaStatus sa_program_check(SaArena *arena, SaProgram *p, const SaLimits *limits, SaError *err);
 
+/* A weight file that is not as the container asks: refused, or read without a
+ * look at its sentinel, dtype and size. */
+typedef enum { SA_BLOB_REFUSE, SA_BLOB_GARBAGE } SaBlobMode;
+
 /* Read all BLOBFILE constants. "@model_path" is replaced by `directory`; paths
  * that leave it are refused. Bytes come from the arena. *weight_bytes (may be
  * NULL) receives the total. */
-SaStatus sa_program_bind(SaArena *arena, SaProgram *p, const char *directory, size_t *weight_bytes, SaError *err);
+SaStatus sa_program_bind(SaArena *arena, SaProgram *p, const char *directory, SaBlobMode mode, size_t *weight_bytes,
+                         SaError *err);
 
 /* One blob container in memory: find the blob whose metadata is at `offset`,
  * check everything, return a pointer into `file`. `dtype` must match. */
 SaStatus sa_blob_find(const uint8_t *file, size_t file_bytes, uint64_t offset, SaDtype dtype, size_t want_bytes,
                       const void **data, SaError *err);
+
+/* SA_BLOB_GARBAGE: `want_bytes` from wherever the metadata at `offset` points,
+ * copied into the arena; zeros where the file has none. Fails for memory only. */
+SaStatus sa_blob_read_unchecked(SaArena *arena, const uint8_t *file, size_t file_bytes, uint64_t offset, size_t want_bytes,
+                                const void **data, SaError *err);
 
 /* Program -> text, into a malloc'ed string (sa_free). */
 SaStatus sa_program_print(const SaProgram *p, char **out);

@@ -16,6 +16,7 @@ max_kernel_width = 15      # source: measured on M4 and M5, ANEForge op-quirks.m
 dialect_a = 1              # source: measured, maderix/ANE training kernels
 dialect_b = 1              # source: measured, what coremltools writes (program 1.3, ios18)
 reduce_zero_fails = 1      # source: measured, ANEForge op-quirks.md: a reduction times an exact 0 does not compile
+blobs = refuse             # source: choice; macOS reads what lies there (measured, mechramc/Orion #8: offset 128), M1 refuses some wrong sizes (maderix/ANE benchmarks)
 
 # ---- limits of a process ----
 compile_limit = 119        # source: measured, maderix/ANE README and PR #23 (119-132 on M4); others passed 169 (maderix/ANE #26)

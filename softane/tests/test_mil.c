@@ -586,7 +586,7 @@ static SaStatus bind_one(const char *dir, const char *path, unsigned offset, SaE
         "BLOBFILE(path=string(\"%s\"), offset=uint64(%u))") Y("4") "add(x=x, y=w)" NAMED, "y"), path, offset);
     Run r = run_text(text, strlen(text), NULL);
     if (r.status == SA_OK)
-        r.status = sa_program_bind(r.arena, r.program, dir, total, &r.err);
+        r.status = sa_program_bind(r.arena, r.program, dir, SA_BLOB_REFUSE, total, &r.err);
     if (r.status == SA_OK)
         memcpy(got, r.program->functions[0].ops[0].results[0]->constant->data, 8);
     *err = r.err;
@@ -652,10 +652,10 @@ static void weights_are_bound_from_files(void) {
     n = blob_make(f, 1, four, 8);
     CHECK(file_write(dir, "w.bin", f, n));
     Run both = run_text(twice, strlen(twice), NULL);
-    CHECK(both.status == SA_OK && sa_program_bind(both.arena, both.program, dir, &total, NULL) == SA_OK && total == 16);
+    CHECK(both.status == SA_OK && sa_program_bind(both.arena, both.program, dir, SA_BLOB_REFUSE, &total, NULL) == SA_OK && total == 16);
     const SaOp *ops = both.status == SA_OK ? both.program->functions[0].ops : NULL;
     CHECK(ops && ops[0].results[0]->constant->data == ops[1].results[0]->constant->data);
-    CHECK(ops && sa_program_bind(both.arena, both.program, "/nowhere", &total, NULL) == SA_E_IO);
+    CHECK(ops && sa_program_bind(both.arena, both.program, "/nowhere", SA_BLOB_REFUSE, &total, NULL) == SA_E_IO);
     run_end(&both);
 
     /* gather indices from a file are checked once they are known */
@@ -665,7 +665,7 @@ static void weights_are_bound_from_files(void) {
     const char *text = MAIN("tensor<fp16, [4]> x", CONST("tensor<int32, [2]>", "i",
         "BLOBFILE(path=string(\"@model_path/weights/i.bin\"), offset=uint64(64))") Y("2") "gather(x=x, indices=i)" NAMED, "y");
     Run r = run_text(text, strlen(text), NULL);
-    CHECK(r.status == SA_OK && sa_program_bind(r.arena, r.program, dir, NULL, &r.err) == SA_E_OPERAND);
+    CHECK(r.status == SA_OK && sa_program_bind(r.arena, r.program, dir, SA_BLOB_REFUSE, NULL, &r.err) == SA_E_OPERAND);
     run_end(&r);
 
     static const char *const files[] = {"weights/w.bin", "weights/odd.bin", "weights/i.bin", "w.bin", "weights", ""};

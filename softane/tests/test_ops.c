@@ -130,7 +130,7 @@ static void packed_indices_are_read_low_bits_first(void) {
         size_t total = 0;
         b.status = sa_program_parse(b.arena, text, strlen(text), NULL, &b.program, &b.err);
         b.status = b.status ? b.status : sa_program_check(b.arena, b.program, NULL, &b.err);
-        b.status = b.status ? b.status : sa_program_bind(b.arena, b.program, dir, &total, &b.err);
+        b.status = b.status ? b.status : sa_program_bind(b.arena, b.program, dir, SA_BLOB_REFUSE, &total, &b.err);
         b.status = b.status ? b.status : sa_plan_build(b.program, &b.plan, &b.err);
         if (CHECK_AS(b.status == SA_OK, dtypes[d].name)) {
             Surfaces s = surfaces_make(b.plan, INTEGERS);
@@ -148,7 +148,7 @@ static void packed_indices_are_read_low_bits_first(void) {
         b = (Built){.arena = sa_arena_new(0)};
         CHECK(sa_program_parse(b.arena, text, strlen(text), NULL, &b.program, &b.err) == SA_OK &&
               sa_program_check(b.arena, b.program, NULL, &b.err) == SA_OK);
-        CHECK(sa_program_bind(b.arena, b.program, dir, &total, &b.err) == SA_E_BLOB);
+        CHECK(sa_program_bind(b.arena, b.program, dir, SA_BLOB_REFUSE, &total, &b.err) == SA_E_BLOB);
         unbuild(&b);
     }
     unlink(path);

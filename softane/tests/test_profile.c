@@ -256,6 +256,63 @@ static void wrong_weight_files_are_refused(void) { /* 43 */
     CHECK(wrong_blob(4, 0) && wrong_blob(68, 2));  /* another version, another dtype */
 }
 
+/* A file made by `bytes` for weight_text, compiled under blobs=garbage and run
+ * on ones: the first and the last result, or 0xffff when a call failed. */
+static void garbage(const char *text, const uint8_t *bytes, size_t n, uint16_t got[2]) {
+    static int runs;
+    char *dir = stage(text), path[600], id[32];
+    write_weights(dir, HALF_2);
+    snprintf(path, sizeof path, "%s/weights/w.bin", dir);
+    CHECK(sa_file_write(path, bytes, n, NULL) == SA_OK);
+    snprintf(id, sizeof id, "garbage-%d", runs++);
+    SaSource s = source(id, dir);
+    SaAnswer a;
+    uint16_t in[N], out[N];
+    got[0] = got[1] = 0xffff;
+    for (int i = 0; i < N; i++)
+        in[i] = HALF_1;
+    SaSlot si = {0, in, BYTES}, so = {0, out, BYTES};
+    SaBinding b = {&si, &so, 1, 1, 0};
+    if (sa_device_compile(&s, 21, NULL, &a)) {
+        SaLoaded *l = load_known(id, &a);
+        if (l && sa_device_eval(l, &b, 21, &a))
+            got[0] = out[0], got[1] = out[N - 1];
+        unload(l);
+    }
+    free(dir);
+}
+
+static void wrong_weight_files_can_be_read_as_they_are(void) { /* 43, blobs=garbage */
+    static const char at_128[] = HEAD "func main<ios18>(" T " x) {\n" T " w = const()[name=string(\"w\"), val=" T
+        "(BLOBFILE(path=string(\"@model_path/weights/w.bin\"), offset=uint64(128)))];\n" T " y = mul(x=x, y=w)[name=string(\"y\")];\n} -> (y);\n}\n";
+    uint8_t good[128 + BYTES] = {1, 0, 0, 0, 2}, f[128 + BYTES];
+    uint32_t sentinel = 0xDEADBEEF, dtype = 1;
+    uint64_t size = BYTES, at = 128;
+    memcpy(good + 64, &sentinel, 4), memcpy(good + 68, &dtype, 4), memcpy(good + 72, &size, 8), memcpy(good + 80, &at, 8);
+    for (int i = 0; i < N; i++)
+        memcpy(good + 128 + 2 * i, &(uint16_t){HALF_3}, 2);
+    uint16_t got[2];
+    CHECK(softane_set("blobs", "junk") != 0 && softane_set("blobs", "garbage") == 0);
+    garbage(weight_text, good, sizeof good, got); /* a right file is read right */
+    CHECK(got[0] == HALF_3 && got[1] == HALF_3);
+    memcpy(f, good, sizeof f), f[72] = 1; /* another size: the data are where they were */
+    garbage(weight_text, f, sizeof f, got);
+    CHECK(got[0] == HALF_3 && got[1] == HALF_3);
+    memcpy(f, good, sizeof f), memset(f + 72, 0, 16), f[74] = 8; /* byte 10 of the metadata set, no offset: the file's start */
+    garbage(weight_text, f, sizeof f, got);
+    CHECK(got[0] == 1 && got[1] == HALF_3); /* the count of blobs, a subnormal; then weights from 128 on */
+    memcpy(f, good, sizeof f), memmove(f + 64, f + 128, BYTES); /* no metadata: data from 64 */
+    garbage(weight_text, f, 64 + BYTES, got);
+    CHECK(got[0] == HALF_3 && got[1] == HALF_3);
+    garbage(weight_text, good, 128 + 64, got); /* cut short: zeros */
+    CHECK(got[0] == HALF_3 && got[1] == 0);
+    garbage(at_128, good, sizeof good, got); /* the data taken for metadata: they point far beyond the file */
+    CHECK(got[0] == 0 && got[1] == 0);
+    CHECK(softane_set("blobs", NULL) == 0);
+    garbage(at_128, good, sizeof good, got);
+    CHECK(got[0] == 0xffff); /* and by default all this is refused */
+}
+
 static void values_can_decide_whether_a_text_compiles(void) { /* 48 */
     SaAnswer a;
     CHECK(softane_set("value_fails", "3") == 0);
@@ -344,6 +401,7 @@ int main(int argc, char **argv) {
     other_types_are_refused();
     a_reduction_times_zero_fails();
     wrong_weight_files_are_refused();
+    wrong_weight_files_can_be_read_as_they_are();
     values_can_decide_whether_a_text_compiles();
     compiles_beyond_the_limit_have_three_forms();
     large_programs_are_refused();

@@ -269,7 +269,7 @@ bool weights_bind(const Source *s, const Weights *w, size_t *bytes) {
     }
     SaError err = {.code = SA_OK};
     if (ok) {
-        SaStatus st = sa_program_bind(s->arena, s->program, staged ? folder : directory, bytes, &err);
+        SaStatus st = sa_program_bind(s->arena, s->program, staged ? folder : directory, SA_BLOB_REFUSE, bytes, &err);
         ok = st == SA_OK;
         err.code = st;
         if (!ok)
