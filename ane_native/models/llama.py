@@ -8,8 +8,9 @@ the engine. A micro-step is: write the embedded tokens, run the forward chain, c
 loss on the CPU, write dlogits, run the backward chain, collect the weight gradients from
 the surfaces (:class:`LlamaProgram` has an example).
 
-Letters: D model dim, F hidden dim of the feed-forward part, H heads, E head dim = D / H,
-T tokens of the sequence, V vocabulary. Tensors are fp16 [1, channels, 1, T] in surfaces;
+Letters: D model dim, F hidden dim of the feed-forward part, H heads, K heads of keys and
+values (grouped-query attention when K < H: head h reads key head h K // H), E head dim
+(D / H unless given), T tokens of the sequence, V vocabulary. Tensors are fp16 [1, channels, 1, T] in surfaces;
 weights are fp32 [out, in] as in llama2.c and Hugging Face checkpoints.
 
 Four kernels a layer and two for the head::
@@ -91,6 +92,8 @@ class LlamaConfig:
         vocab: token ids are 0..vocab-1; 256 for bytes.
         norm_eps: added to the mean square; fp16 must hold it (1e-5 becomes 1.0014e-5).
         rope_theta: base of the RoPE frequencies.
+        kv_heads: heads of keys and values, K, which divides H; None: H.
+        head_width: channels of a head, E, where it is not D / H (Qwen3); None: D / H.
 
     Raises:
         TypeError: a size that is not an int.
@@ -105,17 +108,30 @@ class LlamaConfig:
     vocab: int = 256
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    kv_heads: int | None = None
+    head_width: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("dim", "hidden", "layers", "heads", "seq", "vocab"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{field}: expected an int, got {type(value).__name__}")
-            if value < 1:
-                raise ValueError(f"{field}: expected at least 1, got {value}")
+            _check_size(field, getattr(self, field))
+        for field in ("kv_heads", "head_width"):
+            if getattr(self, field) is not None:
+                _check_size(field, getattr(self, field))
+        whole = self.head_width is not None or self.dim % self.heads == 0
         checks = (
-            (self.dim % self.heads == 0, "dim", f"a multiple of heads = {self.heads}", self.dim),
-            (self.dim // self.heads % 2 == 0, "dim / heads", "even", self.dim / self.heads),
+            (whole, "dim", f"a multiple of heads = {self.heads}", self.dim),
+            (
+                self.head_dim % 2 == 0,
+                "dim / heads" if self.head_width is None else "head_width",
+                "even",
+                self.head_width or self.dim / self.heads,
+            ),
+            (
+                self.heads % (self.kv_heads or self.heads) == 0,
+                "kv_heads",
+                f"a divisor of heads = {self.heads}",
+                self.kv_heads,
+            ),
             (self.hidden % 32 == 0, "hidden", "a multiple of 32", self.hidden),
             (self.seq % 32 == 0, "seq", "a multiple of 32", self.seq),
             (float(np.float16(self.norm_eps)) > 0, "norm_eps", "positive in fp16", self.norm_eps),
@@ -128,7 +144,22 @@ class LlamaConfig:
     @property
     def head_dim(self) -> int:
         """Channels of one head, E."""
-        return self.dim // self.heads
+        return self.head_width or self.dim // self.heads
+
+    @property
+    def q_dim(self) -> int:
+        """Channels of all queries, H E."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Channels of all keys, K E; as many of values."""
+        return (self.kv_heads or self.heads) * self.head_dim
+
+    @property
+    def layer_products(self) -> int:
+        """Weights of a layer's matrices."""
+        return 2 * self.dim * (self.q_dim + self.kv_dim) + 3 * self.dim * self.hidden
 
     @property
     def parameter_count(self) -> int:
@@ -153,22 +184,22 @@ class LlamaConfig:
         A multiply and an add count as two. Attention is counted as computed: all T x T
         scores, the masked ones too.
         """
-        t, d, f = self.seq, self.dim, self.hidden
-        layer = 2 * t * (4 * d * d + 3 * d * f) + 4 * t * t * d
-        return (self.layers * layer + 2 * t * self.vocab * d) / 1e6
+        t = self.seq
+        layer = 2 * t * self.layer_products + 4 * t * t * self.q_dim
+        return (self.layers * layer + 2 * t * self.vocab * self.dim) / 1e6
 
     @property
     def backward_mflop(self) -> float:
         """The same for one backward chain: input gradients, scores recomputed."""
-        t, d, f = self.seq, self.dim, self.hidden
-        layer = 2 * t * (4 * d * d + 3 * d * f) + 10 * t * t * d
-        return (self.layers * layer + 2 * t * self.vocab * d) / 1e6
+        t = self.seq
+        layer = 2 * t * self.layer_products + 10 * t * t * self.q_dim
+        return (self.layers * layer + 2 * t * self.vocab * self.dim) / 1e6
 
     @property
     def gradient_mflop(self) -> float:
         """The same for the weight gradients, which the CPU computes."""
-        t, d, f = self.seq, self.dim, self.hidden
-        return (self.layers * 2 * t * (4 * d * d + 3 * d * f) + 2 * t * self.vocab * d) / 1e6
+        t = self.seq
+        return (self.layers * 2 * t * self.layer_products + 2 * t * self.vocab * self.dim) / 1e6
 
     @property
     def micro_step_mflop(self) -> float:
@@ -176,12 +207,35 @@ class LlamaConfig:
         return self.forward_mflop + self.backward_mflop + self.gradient_mflop
 
 
+def _check_size(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{field}: expected an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{field}: expected at least 1, got {value}")
+
+
 PRESETS: dict[str, LlamaConfig] = {
     "tiny": LlamaConfig(dim=64, hidden=128, layers=2, heads=2, seq=64),
     "demo": LlamaConfig(dim=256, hidden=704, layers=4, heads=4, seq=256),
+    "stories15m": LlamaConfig(dim=288, hidden=768, layers=6, heads=6, seq=256, vocab=32000),
+    "stories42m": LlamaConfig(dim=512, hidden=1376, layers=8, heads=8, seq=256, vocab=32000),
     "stories110m": LlamaConfig(dim=768, hidden=2048, layers=12, heads=12, seq=256, vocab=32000),
+    "qwen3-0.6b": LlamaConfig(
+        dim=1024,
+        hidden=3072,
+        layers=28,
+        heads=16,
+        kv_heads=8,
+        head_width=128,
+        seq=256,
+        vocab=151936,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+    ),
 }
-"""Named shapes: ``tiny`` for tests, ``demo`` (bytes, 3.2M) for laptops, ``stories110m``."""
+"""Named shapes: ``tiny`` for tests, ``demo`` (bytes, 3.2M) for laptops, those of karpathy's
+TinyStories models (https://huggingface.co/karpathy/tinyllamas; 42M has 1024 tokens there) and
+the sizes of Qwen3-0.6B (its config.json; without its norms of q and k)."""
 
 # =============================== Parameters =====================================
 
@@ -191,15 +245,15 @@ def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
     Names are those of llama2.c. The classifier is tied to ``tok_embeddings.weight``.
     """
-    d, f = config.dim, config.hidden
+    d, f, q, kv = config.dim, config.hidden, config.q_dim, config.kv_dim
     shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab, d)}
     for i in range(config.layers):
         shapes |= {
             f"layers.{i}.attention_norm.weight": (d,),
-            f"layers.{i}.attention.wq.weight": (d, d),
-            f"layers.{i}.attention.wk.weight": (d, d),
-            f"layers.{i}.attention.wv.weight": (d, d),
-            f"layers.{i}.attention.wo.weight": (d, d),
+            f"layers.{i}.attention.wq.weight": (q, d),
+            f"layers.{i}.attention.wk.weight": (kv, d),
+            f"layers.{i}.attention.wv.weight": (kv, d),
+            f"layers.{i}.attention.wo.weight": (d, q),
             f"layers.{i}.ffn_norm.weight": (d,),
             f"layers.{i}.feed_forward.w1.weight": (f, d),
             f"layers.{i}.feed_forward.w2.weight": (d, f),
@@ -306,19 +360,37 @@ def _rmsnorm_backward(
 
 
 def _heads(f: Function, config: LlamaConfig, x: Value) -> Value:
-    """[1, D, 1, T] -> [1, H, E, T]."""
-    return f.reshape(x, (1, config.heads, config.head_dim, config.seq))
+    """[1, H E, 1, T] -> [1, H, E, T]; H as many as there are channels for."""
+    return f.reshape(x, (1, x.shape[1] // config.head_dim, config.head_dim, config.seq))
 
 
 def _merge(f: Function, config: LlamaConfig, x: Value) -> Value:
-    """[1, H, E, T] -> [1, D, 1, T]."""
-    return f.reshape(x, _channels(config, config.dim))
+    """[1, H, E, T] -> [1, H E, 1, T]."""
+    return f.reshape(x, _channels(config, x.shape[1] * config.head_dim))
+
+
+def _spread(f: Function, config: LlamaConfig, x: Value) -> Value:
+    """Every key head for each of its query heads: [1, K, E, T] -> [1, H, E, T]."""
+    kv, e, t = x.shape[1], config.head_dim, config.seq
+    if kv == config.heads:
+        return x
+    copies = f.concat((f.reshape(x, (kv, 1, e, t)),) * (config.heads // kv), 1)
+    return f.reshape(copies, (1, config.heads, e, t))
+
+
+def _gather(f: Function, config: LlamaConfig, dx: Value) -> Value:
+    """The transpose of :func:`_spread`: sums over the query heads of each key head."""
+    kv, e, t = config.kv_dim // config.head_dim, config.head_dim, config.seq
+    if kv == config.heads:
+        return dx
+    total = f.reduce_sum(f.reshape(dx, (kv, config.heads // kv, e, t)), (1,))
+    return f.reshape(total, (1, kv, e, t))
 
 
 def _swap(f: Function, config: LlamaConfig, x: Value) -> Value:
     """Exchange the halves of the head dim of [1, H, E, T]."""
     half = config.head_dim // 2
-    size = (1, config.heads, half, config.seq)
+    size = (1, x.shape[1], half, config.seq)
     upper = f.slice_by_size(x, (0, 0, 0, 0), size)
     lower = f.slice_by_size(x, (0, 0, half, 0), size)
     return f.concat((lower, upper), 2)
@@ -359,7 +431,7 @@ def attn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     """y = x + Wo attention(rmsnorm(x)).
 
     Inputs: x. Outputs: y; taps q, k (turned by RoPE, q also scaled), v, a (what Wo sees),
-    n, xhat (all [1, D, 1, T]) and r [1, 1, 1, T].
+    n, xhat and r [1, 1, 1, T]; q and a are [1, H E, 1, T], k and v [1, K E, 1, T].
     """
     p = f"layers.{layer}.attention"
     d = config.dim
@@ -367,13 +439,14 @@ def attn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     x = f.input("x", _channels(config, d))
     norm = _rmsnorm(f, config, x, f"{p}_norm.weight")
     tables = _rope_constants(f, config)
-    q = _heads(f, config, _linear(f, "wq", norm.n, d, f"{p}.wq.weight"))
-    k = _heads(f, config, _linear(f, "wk", norm.n, d, f"{p}.wk.weight"))
-    v = _linear(f, "wv", norm.n, d, f"{p}.wv.weight")
+    q = _heads(f, config, _linear(f, "wq", norm.n, config.q_dim, f"{p}.wq.weight"))
+    k = _heads(f, config, _linear(f, "wk", norm.n, config.kv_dim, f"{p}.wk.weight"))
+    v = _linear(f, "wv", norm.n, config.kv_dim, f"{p}.wv.weight")
     q = _rope(f, config, q, *tables["q"])
     k = _rope(f, config, k, *tables["k"])
-    prob = _probabilities(f, config, q, k)
-    a = _merge(f, config, f.matmul(_heads(f, config, v), prob, transpose_y=True))
+    prob = _probabilities(f, config, q, _spread(f, config, k))
+    values = _spread(f, config, _heads(f, config, v))
+    a = _merge(f, config, f.matmul(values, prob, transpose_y=True))
     y = f.add(x, _linear(f, "wo", a, d, f"{p}.wo.weight"))
     f.output("y", y)
     f.output("q", _merge(f, config, q))
@@ -396,22 +469,24 @@ def attn_bwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     d = config.dim
     f = Function(dialect)
     dy = f.input("dy", _channels(config, d))
-    q = _heads(f, config, f.input("q", _channels(config, d)))
-    k = _heads(f, config, f.input("k", _channels(config, d)))
-    v = _heads(f, config, f.input("v", _channels(config, d)))
+    q = _heads(f, config, f.input("q", _channels(config, config.q_dim)))
+    k = _heads(f, config, f.input("k", _channels(config, config.kv_dim)))
+    v = _heads(f, config, f.input("v", _channels(config, config.kv_dim)))
+    k, v = _spread(f, config, k), _spread(f, config, v)
     xhat = f.input("xhat", _channels(config, d))
     r = f.input("r", _channels(config, 1))
     tables = _rope_constants(f, config)
-    da = _heads(f, config, _linear(f, "wo_t", dy, d, Weight(f"{p}.wo.weight", transpose=True)))
+    wo_t = Weight(f"{p}.wo.weight", transpose=True)
+    da = _heads(f, config, _linear(f, "wo_t", dy, config.q_dim, wo_t))
     prob = _probabilities(f, config, q, k)
     # a[e,t] = sum_s v[e,s] P[t,s]
-    dv = _merge(f, config, f.matmul(da, prob))
+    dv = _merge(f, config, _gather(f, config, f.matmul(da, prob)))
     dprob = f.matmul(da, v, transpose_x=True)
     # dS = P (dP - sum_s P dP)
     ds = f.mul(prob, f.sub(dprob, f.reduce_sum(f.mul(prob, dprob), (-1,))))
     # S[t,s] = sum_e q[e,t] k[e,s]
     dq = _rope_backward(f, config, f.matmul(k, ds, transpose_y=True), *tables["q"])
-    dk = _rope_backward(f, config, f.matmul(q, ds), *tables["k"])
+    dk = _rope_backward(f, config, _gather(f, config, f.matmul(q, ds)), *tables["k"])
     dq, dk = _merge(f, config, dq), _merge(f, config, dk)
     dn = f.add(
         f.add(

@@ -40,8 +40,9 @@ def loss(params: Any, config: LlamaConfig, tokens: Any, targets: Any) -> Any:
         w = {k.split(".", 2)[2]: v for k, v in params.items() if k.startswith(f"layers.{i}.")}
         n = _norm(x, w["attention_norm.weight"], config.norm_eps)
         q = rotate((n @ w["attention.wq.weight"].T).reshape((t, h, e)))
-        k = rotate((n @ w["attention.wk.weight"].T).reshape((t, h, e)))
-        v = (n @ w["attention.wv.weight"].T).reshape((t, h, e))
+        k = rotate((n @ w["attention.wk.weight"].T).reshape((t, -1, e)))
+        v = (n @ w["attention.wv.weight"].T).reshape((t, -1, e))
+        k, v = (anp.repeat(m, h // m.shape[1], axis=1) for m in (k, v))
         s = anp.einsum("qhe,khe->hqk", q, k) / np.sqrt(e)
         s = anp.where(future[None], -1e30, s)
         s = anp.exp(s - anp.max(s, axis=-1, keepdims=True))

@@ -46,6 +46,11 @@ ODD = LlamaConfig(
 # One head, one layer, more classes than a conv may have inputs.
 WIDE = LlamaConfig(dim=32, hidden=32, layers=1, heads=1, seq=32, vocab=32000)
 
+# Six query heads on two key heads, wider together than the residual stream.
+GROUPED = LlamaConfig(
+    dim=96, hidden=160, layers=2, heads=6, kv_heads=2, head_width=24, seq=32, vocab=100
+)
+
 
 def half(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Rounded to what fp16 holds."""

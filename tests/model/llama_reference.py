@@ -32,7 +32,7 @@ def rope(config: LlamaConfig, x: Array, direction: float = 1.0) -> Array:
     y = x.copy()
     half = config.head_dim // 2
     t = np.arange(config.seq)
-    for head in range(config.heads):
+    for head in range(len(x) // config.head_dim):
         for i in range(half):
             a, b = head * config.head_dim + i, head * config.head_dim + i + half
             angle = direction * t * config.rope_theta ** (-2.0 * i / config.head_dim)
@@ -60,6 +60,13 @@ def probabilities(q: Array, k: Array) -> Array:
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
+def key_channels(config: LlamaConfig, head: int) -> slice:
+    """Channels of the key head that a query head reads."""
+    shared = config.heads // (config.kv_heads or config.heads)
+    first = head // shared * config.head_dim
+    return slice(first, first + config.head_dim)
+
+
 def attn_fwd(config: LlamaConfig, p: Params, layer: int, x: Array) -> Tensors:
     w = {
         name: np.float64(p[f"layers.{layer}.attention.{name}.weight"])
@@ -73,7 +80,8 @@ def attn_fwd(config: LlamaConfig, p: Params, layer: int, x: Array) -> Tensors:
     a = np.empty_like(q)
     for head in range(config.heads):
         c = slice(head * config.head_dim, (head + 1) * config.head_dim)
-        a[c] = v[c] @ probabilities(q[c], k[c]).T
+        g = key_channels(config, head)
+        a[c] = v[g] @ probabilities(q[c], k[g]).T
     return {"y": x + w["wo"] @ a, "q": q, "k": k, "v": v, "a": a, **norm}
 
 
@@ -84,15 +92,16 @@ def attn_bwd(config: LlamaConfig, p: Params, layer: int, taps: Tensors) -> Tenso
     }
     dy, q, k, v = taps["dy"], taps["q"], taps["k"], taps["v"]
     da = w["wo"].T @ dy
-    dq, dk, dv = np.empty_like(q), np.empty_like(q), np.empty_like(q)
+    dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
     for head in range(config.heads):
         c = slice(head * config.head_dim, (head + 1) * config.head_dim)
-        prob = probabilities(q[c], k[c])
-        dprob = da[c].T @ v[c]
+        g = key_channels(config, head)
+        prob = probabilities(q[c], k[g])
+        dprob = da[c].T @ v[g]
         ds = prob * (dprob - np.sum(prob * dprob, axis=1, keepdims=True))
-        dv[c] = da[c] @ prob
-        dq[c] = k[c] @ ds.T
-        dk[c] = q[c] @ ds
+        dv[g] += da[c] @ prob
+        dq[c] = k[g] @ ds.T
+        dk[g] += q[c] @ ds
     dq = rope(config, dq, -1.0) / np.sqrt(config.head_dim)
     dk = rope(config, dk, -1.0)
     dn = w["wq"].T @ dq + w["wk"].T @ dk + w["wv"].T @ dv

@@ -15,7 +15,7 @@ import llama_reference as reference
 import numpy as np
 import numpy.typing as npt
 import pytest
-from llama_problem import ODD, WIDE, Problem, fp16_tolerance, fresh
+from llama_problem import GROUPED, ODD, WIDE, Problem, fp16_tolerance, fresh
 
 import ane_native as ane
 from ane_native import cpu
@@ -117,11 +117,12 @@ def assert_gradients_agree(got: Params, want: Params) -> None:
         assert abs(ratio - 1) < 0.01, name
 
 
-@pytest.fixture(params=["fresh", "lively", "odd", "wide"])
+@pytest.fixture(params=["fresh", "lively", "odd", "wide", "grouped"])
 def case(request: pytest.FixtureRequest, problem: Problem) -> Problem:
     if request.param == "lively":
         return problem
-    return fresh(8, {"fresh": PRESETS["tiny"], "odd": ODD, "wide": WIDE}[request.param])
+    shapes = {"fresh": PRESETS["tiny"], "odd": ODD, "wide": WIDE, "grouped": GROUPED}
+    return fresh(8, shapes[request.param])
 
 
 @pytest.fixture

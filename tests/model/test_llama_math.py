@@ -19,7 +19,7 @@ import mil_eval
 import numpy as np
 import numpy.typing as npt
 import pytest
-from llama_problem import ODD, WIDE, Problem, fp16_tolerance, fresh, half, lively
+from llama_problem import GROUPED, ODD, WIDE, Problem, fp16_tolerance, fresh, half, lively
 
 from ane_native.models.llama import PRESETS, LlamaConfig, LlamaProgram
 
@@ -105,7 +105,9 @@ def test_kernel_gradients_equal_finite_differences(problem: Problem, kernel: str
 # =============================== Against automatic differentiation ==============
 
 
-@pytest.mark.parametrize("config", [PRESETS["tiny"], ODD, WIDE], ids=["tiny", "odd", "wide"])
+@pytest.mark.parametrize(
+    "config", [PRESETS["tiny"], ODD, WIDE, GROUPED], ids=["tiny", "odd", "wide", "grouped"]
+)
 def test_model_gradients_equal_automatic_differentiation(config: LlamaConfig) -> None:
     """Chains, wires and gradient jobs, all parameters, float64 on both sides."""
     case = lively(config)

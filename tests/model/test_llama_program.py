@@ -39,6 +39,9 @@ def program(request: pytest.FixtureRequest) -> LlamaProgram:
         ({"heads": True}, TypeError, "heads: expected an int, got bool"),
         ({"norm_eps": 1e-9}, ValueError, "norm_eps: expected positive in fp16, got 1e-09"),
         ({"norm_eps": float("nan")}, ValueError, "norm_eps"),
+        ({"kv_heads": 3}, ValueError, "kv_heads: expected a divisor of heads = 2, got 3"),
+        ({"kv_heads": 0}, ValueError, "kv_heads: expected at least 1, got 0"),
+        ({"head_width": 33}, ValueError, "head_width: expected even, got 33"),
         ({"rope_theta": 0.0}, ValueError, "rope_theta: expected positive, got 0.0"),
     ],
 )
