@@ -633,7 +633,7 @@ static double result_bound(Gen *g, const SaOp *op, const SaType *out) {
     case SA_OP_RANGE_1D: return 12;
     case SA_OP_REDUCE_SUM: case SA_OP_REDUCE_L1_NORM: return folded * x;
     case SA_OP_REDUCE_SUM_SQUARE: return folded * x * x;
-    case SA_OP_CUMSUM: return MAX_SIDE * x;
+    case SA_OP_CUMSUM: return (double)MAX_SIDE * x;
     case SA_OP_MATMUL: return (double)xt->dim[xt->rank - (tx ? 2 : 1)] * x * y;
     case SA_OP_LINEAR: return (double)xt->dim[xt->rank - 1] * x * w + bound_of(g, op, "bias");
     case SA_OP_CONV: return (double)sa_type_count(wt) / (double)wt->dim[0] * x * w;
