@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Write MIL text: one method per operation, every shape computed, never typed by hand.
 
-A :class:`Function` collects operations and ends in :meth:`Function.build`, whose
+A :class:`Graph` collects operations and ends in :meth:`Graph.build`, whose
 :class:`MilText` holds what :class:`ane_native.kernel.Kernel` needs: the text, the ports
 with their shapes, and which weight goes into which blob file. The writer knows MIL's
 grammar and the shape rules of its operations; it knows nothing of an engine, of its
-limits or of a model. Operations are rows of one table (:data:`OPS`).
+limits or of a model. Operations are rows of one table (:data:`OPS`), each a method of the
+graph and a function of this module; values have numpy's operators (docs/BUILDER.md).
 
 What the text looks like follows what compilers of Neural Engine programs were seen to
 accept (maderix/ANE, mechramc/Orion, sbryngelson/ANEForge):
@@ -21,15 +22,15 @@ accept (maderix/ANE, mechramc/Orion, sbryngelson/ANEForge):
   operations no output depends on are left out.
 
 Example:
-    >>> f = Function()
-    >>> x = f.input("x", (1, 64, 1, 32))
-    >>> w = f.weight("w", (16, 64, 1, 1), "layer.weight")
-    >>> f.output("y", f.mul(f.conv(x, w), 0.5))
-    >>> mil = f.build()
+    >>> g = Graph()
+    >>> x = g.input("x", (1, 64, 1, 32))
+    >>> w = g.weight("w", (16, 64), "layer.weight")
+    >>> g.output("y", w @ x * 0.5)
+    >>> mil = g.build()
     >>> mil.inputs, mil.outputs
     ({'i00_x': (1, 64, 1, 32)}, {'o00_y': (1, 16, 1, 32)})
     >>> mil.weights
-    {'@model_path/weights/w.bin': 'layer.weight'}
+    {'@model_path/weights/w_v.bin': 'layer.weight'}
     >>> [line.split(" = ")[1] for line in mil.text.splitlines() if "mul(" in line]
     ['mul(x=conv_0, y=fp16_0)[name=string("o00_y")];']
 """
@@ -37,20 +38,42 @@ Example:
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ane_native.mil_ops import MAX_RANK, OPS, Call, Kind, Op, Shape, Type
+from ane_native import mil_blob, mil_calls
+from ane_native.mil_calls import *  # noqa: F403
+from ane_native.mil_ops import DEEP_RANK, DTYPES, Call, Rule, Shape, Type, checked_shape
+from ane_native.mil_rules import RULES as MATH_RULES
+from ane_native.mil_rules import binary, compare, reduce, same
+from ane_native.mil_rules_shape import RULES as SHAPE_RULES
+from ane_native.mil_table import TABLE as OPS
+from ane_native.mil_table import OperandRow, OpRow
+from ane_native.mil_value import Operand, Value
 
 if TYPE_CHECKING:
     from ane_native.kernel import Weight
 
-__all__ = ["OPS", "Dialect", "Function", "MilText", "Type", "Value"]
+__all__ = [
+    "OPS",
+    "Dialect",
+    "Function",
+    "Graph",
+    "MilText",
+    "Operand",
+    "Statement",
+    "Type",
+    "Value",
+    "parse",
+    *mil_calls.FUNCTIONS,
+]
 
 Dialect: TypeAlias = Literal["A", "B"]
 WeightSource: TypeAlias = "str | Weight | npt.NDArray[Any]"
@@ -58,35 +81,21 @@ WeightSource: TypeAlias = "str | Weight | npt.NDArray[Any]"
 BLOB_OFFSET = 64  # of the first blob's metadata; 128 reads garbage: mechramc/Orion issue 8
 FP16_MAX = 65504.0
 
-# =============================== Types and values ===============================
+
+def _rule(op: str, row: OpRow) -> Rule:
+    if op in MATH_RULES or op in SHAPE_RULES:
+        return MATH_RULES.get(op) or SHAPE_RULES[op]
+    if row.operands[-1].key == "keep_dims":
+        return reduce
+    if row.group == "Two operands":
+        compared = op in ("greater", "greater_equal", "less", "less_equal", "equal", "not_equal")
+        return compare if compared else binary
+    return same
 
 
-class Value:
-    """One value of a :class:`Function`: an input, a constant or the result of an operation.
+_RULES: dict[str, Rule] = {op: _rule(op, row) for op, row in OPS.items()}
 
-    Attributes:
-        type: its :class:`Type`.
-        name: its identifier in the text; :meth:`Function.output` gives an output its own.
-    """
-
-    __slots__ = ("_function", "_statement", "name", "type")
-
-    def __init__(self, function: Function, name: str, type_: Type) -> None:
-        self._function = function
-        self._statement: _Statement | None = None  # None: an input
-        self.name = name
-        self.type = type_
-
-    @property
-    def shape(self) -> Shape:
-        """The shape, outermost axis first."""
-        return self.type.shape
-
-    def __repr__(self) -> str:
-        return f"<Value {self.name} {self.type}>"
-
-
-Operand: TypeAlias = Value | float
+# =============================== Results ========================================
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,51 @@ class MilText:
     outputs: dict[str, Shape]
     weights: dict[str, WeightSource]
     operations: int
+    blobs: dict[str, tuple[Type, int]] = field(default_factory=dict)
+
+    def save(self, folder: str | os.PathLike[str], weights: Mapping[str, npt.NDArray[Any]]) -> Path:
+        """Write ``model.mil`` and the blob files beside it, as compilers read them.
+
+        Args:
+            folder: made when it is not there.
+            weights: name -> array of every named weight; rounded to fp16 as the bake does.
+
+        Returns:
+            Path of the text.
+
+        Raises:
+            ValueError: a weight is missing or has another size.
+        """
+        root = Path(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        for path, source in self.weights.items():
+            type_, _ = self.blobs[path]
+            array = _baked(source, type_, weights)
+            target = root / path.removeprefix("@model_path/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            mil_blob.write(target, [(type_.dtype, array)])
+        text = root / "model.mil"
+        text.write_text(self.text, encoding="utf-8")
+        return text
+
+
+def _baked(
+    source: WeightSource, type_: Type, weights: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """The elements of a blob, in the dtype of its constant."""
+    if isinstance(source, np.ndarray):
+        array = source
+    else:
+        name = source if isinstance(source, str) else source.name
+        if name not in weights:
+            raise ValueError(f"weight {name!r} is not among the {len(weights)} given")
+        array = np.asarray(weights[name])
+        if not isinstance(source, str) and source.transpose:
+            array = array.reshape(array.shape[0], -1).T
+    if array.size != type_.count:
+        raise ValueError(f"expected {type_.count} elements for {type_}, got {array.size}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, DTYPES[type_.dtype]).reshape(type_.shape)
 
 
 # =============================== Dialects =======================================
@@ -153,53 +207,96 @@ _WORD = re.compile(
 
 
 @dataclass(eq=False)
-class _Statement:
-    """``TYPE name = op(arguments)[name=…]``; constants carry their value instead."""
+class Statement:
+    """``TYPE name = op(operands)[name=…]``, of several results for some operations.
 
-    result: Value
+    Attributes:
+        op: the operation, or ``"const"``.
+        results: what it makes.
+        operands: key -> value, or tuple of values, in the order of the text.
+        params: the operands that are constants of Python, by key.
+        literal: of a const without a file: Python scalar, text or array.
+        blob: of a const from a file: its path; ``offset`` is that of its metadata.
+        source: what is baked into that file.
+        attributes: keys of operands written as attributes, behind the parentheses.
+    """
+
     op: str
-    operands: dict[str, Value | tuple[Value, ...]]
-    literal: Any = None  # op "const": Python scalar, tuple of ints or float array
-    blob: str | None = None  # op "const": path of the blob file
-    source: Any = None  # op "const" with a blob: what is baked
+    results: tuple[Value, ...]
+    operands: dict[str, Value | tuple[Value, ...]] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    literal: Any = None
+    blob: str | None = None
+    offset: int = BLOB_OFFSET
+    source: Any = None
+    attributes: frozenset[str] = frozenset()
+
+    @property
+    def is_constant(self) -> bool:
+        """A const, or a compressed constant."""
+        return self.op == "const" or OPS[self.op].constexpr
+
+    def tensors(self) -> list[Value]:
+        """All operands that are values, constants of Python among them."""
+        flat: list[Value] = []
+        for operand in self.operands.values():
+            flat.extend(operand if isinstance(operand, tuple) else (operand,))
+        return flat
+
+    def value(self, key: str) -> Value:
+        """The single operand `key`."""
+        found = self.operands[key]
+        assert isinstance(found, Value)
+        return found
 
 
-class Function:
+class Graph(mil_calls.Operations):
     """Collects operations and writes them as the MIL function ``main``.
 
-    Methods named after operations return the :class:`Value` of the result. Where a method
-    takes an ``Operand``, a Python number stands for a scalar constant of the other
-    operand's type. A mistake raises at the call that makes it: TypeError for an operand of
-    the wrong kind, ValueError for a wrong shape, dtype, name or number; both name
-    operation, operand, what was expected and what was got.
+    Methods named after operations return the :class:`Value` of the result (a tuple of them for
+    ``split`` and ``topk``). Where a method takes an ``Operand``, a Python number stands for a
+    scalar constant; where it takes a value, an array stands for a constant in the text. A
+    mistake raises at the call that makes it: TypeError for an operand of the wrong kind,
+    ValueError for a wrong shape, dtype, name or number; both name operation, operand, what was
+    expected and what was got.
 
     Args:
         dialect: ``"A"`` (default) or ``"B"``; see the module's text.
+        allow_refused: True lets operations pass that the engine was seen to refuse.
+
+    Attributes:
+        inputs, outputs: values, in declared order.
+        statements: constants and operations, in the order they were added.
     """
 
-    def __init__(self, dialect: Dialect = "A") -> None:
+    def __init__(self, dialect: Dialect = "A", *, allow_refused: bool = False) -> None:
         if dialect not in _DIALECTS:
             raise ValueError(f"dialect: expected 'A' or 'B', got {dialect!r}")
-        self._dialect = _DIALECTS[dialect]
+        self.dialect: Dialect = dialect
+        self.allow_refused = allow_refused
+        self.function_name, self.target = "main", _DIALECTS[dialect].target
         self._names: set[str] = set()
-        self._inputs: list[Value] = []
-        self._outputs: list[Value] = []
-        self._statements: list[_Statement] = []
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.statements: list[Statement] = []
         self._constants: dict[tuple[str, Shape, object], Value] = {}
         self._counters: dict[str, int] = {}
 
     # ------------------------------- ports --------------------------------------
 
-    def input(self, name: str, shape: Sequence[int]) -> Value:
-        """Declare the next input port, fp16.
+    def input(self, name: str, shape: Sequence[int], dtype: str = "fp16") -> Value:
+        """Declare the next input port.
 
         Args:
             name: what it is; the port is called ``i00_name``, ``i01_name``, …
             shape: outermost axis first, e.g. ``(1, channels, 1, tokens)``.
+            dtype: ``"fp16"`` or ``"fp32"``; fp32 must be cast before anything computes with it.
         """
-        port = self._port_name("i", len(self._inputs), name)
-        value = Value(self, port, Type("fp16", self._checked_shape("input", shape)))
-        self._inputs.append(value)
+        port = self._port_name("i", len(self.inputs), name)
+        if dtype not in ("fp16", "fp32"):
+            raise ValueError(f"input {name!r}: expected dtype fp16 or fp32, got {dtype!r}")
+        value = Value(self, port, Type(dtype, checked_shape("input", shape)))
+        self.inputs.append(value)
         return value
 
     def output(self, name: str, value: Value) -> None:
@@ -209,53 +306,71 @@ class Function:
             ValueError: `value` is an input, a constant, already an output, or not fp16.
         """
         self._own("output", "value", value)
-        made = value._statement is not None and value._statement.op != "const"
-        if not made or value in self._outputs:
-            got = "an output already" if value in self._outputs else "an input or a constant"
+        if value.statement is None or value.is_constant or value in self.outputs:
+            got = "an output already" if value in self.outputs else "an input or a constant"
             expected = "the result of an operation, once"
             raise ValueError(f"output {name!r}: expected {expected}, got {value!r}, {got}")
-        if value.type.dtype != "fp16":
+        if value.type.dtype not in ("fp16", "fp32"):
             raise ValueError(f"output {name!r}: expected dtype fp16, got {value.type}")
-        value.name = self._port_name("o", len(self._outputs), name)
-        self._outputs.append(value)
+        value.name = self._port_name("o", len(self.outputs), name)
+        self.outputs.append(value)
 
     # ------------------------------- constants ----------------------------------
 
-    def const(self, value: bool | float | str | Sequence[int] | npt.NDArray[Any]) -> Value:
+    def const(
+        self,
+        value: bool | float | str | Sequence[int] | npt.NDArray[Any],
+        dtype: str | None = None,
+    ) -> Value:
         """A constant written into the text; equal ones are written once.
 
         Args:
             value: bool, int (int32), float (fp16), str, a sequence of int (int32), or an
-                array of floats (fp16, for small tables; use :meth:`weight` for large ones).
+                array (floats become fp16; for small tables; use :meth:`weight` for large ones).
+            dtype: MIL's word, where it is to be another one.
 
         Raises:
             ValueError: a float that fp16 cannot hold: not finite, above 65504, or not zero
-                but rounded to zero.
+                but rounded to zero; a string that is no printable ASCII.
         """
-        if isinstance(value, bool):
-            return self._constant(Type("bool", ()), value)
-        if isinstance(value, int):
-            return self._constant(Type("int32", ()), _checked_int32(value))
-        if isinstance(value, float):
-            return self._constant(Type("fp16", ()), _checked_fp16(value))
         if isinstance(value, str):
             if not re.fullmatch(r"[ -!#-\[\]-~]*", value):
                 raise ValueError(f"const: expected printable ASCII without quotes, got {value!r}")
             return self._constant(Type("string", ()), value)
-        if isinstance(value, np.ndarray):
-            flat = tuple(_checked_fp16(float(v)) for v in value.reshape(-1))
-            return self._constant(Type("fp16", self._checked_shape("const", value.shape)), flat)
-        ints = tuple(_checked_int32(v) for v in value)
-        return self._constant(Type("int32", self._checked_shape("const", (len(ints),))), ints)
+        if isinstance(value, bool):
+            return self._constant(Type("bool", ()), value)
+        if isinstance(value, int) and dtype in (None, "int32"):
+            return self._constant(Type("int32", ()), _checked_int32(value))
+        if isinstance(value, float) and dtype in (None, "fp16"):
+            return self._constant(Type("fp16", ()), _checked_fp16(value))
+        array = np.asarray(value)
+        if dtype is None:
+            kinds = {"f": "fp16", "i": "int32", "u": "int32", "b": "bool"}
+            exact = {"uint8": "uint8", "int8": "int8", "uint16": "uint16", "int16": "int16"}
+            dtype = exact.get(array.dtype.name) if isinstance(value, np.ndarray) else None
+            dtype = dtype or kinds.get(array.dtype.kind)
+        if dtype not in DTYPES or dtype == "string":
+            raise TypeError(f"const: expected numbers or bools, got {array.dtype}")
+        flat: tuple[Any, ...]
+        if dtype == "fp16":
+            flat = tuple(_checked_fp16(float(v)) for v in array.reshape(-1))
+        elif dtype == "int32":
+            flat = tuple(_checked_int32(v) for v in array.reshape(-1))
+        else:
+            flat = tuple(v.item() for v in array.astype(DTYPES[dtype]).reshape(-1))
+        if not array.shape:
+            return self._constant(Type(dtype, ()), flat[0])
+        return self._constant(Type(dtype, checked_shape("const", array.shape, DEEP_RANK)), flat)
 
-    def weight(self, name: str, shape: Sequence[int], source: WeightSource) -> Value:
+    def weight(self, name: str, shape: Sequence[int], source: WeightSource | None = None) -> Value:
         """An fp16 constant read from its own blob file ``@model_path/weights/<name>.bin``.
 
         One file per tensor is the portable choice: files with several blobs fail on M1
         (maderix/ANE benchmarks/ANE_BENCHMARK_REPORT.md).
 
         Args:
-            name: identifier and file name, unique in this function.
+            name: identifier and file name, unique in this function. Without a `source` it is
+                the name of the weight, of any spelling, and asking again gives the same value.
             shape: as the operation sees it, e.g. ``(out, in, 1, 1)`` for a 1x1 convolution.
             source: what is baked: the name of a weight, a :class:`ane_native.kernel.Weight`,
                 or a constant array with as many elements as `shape` (stored as float16).
@@ -264,8 +379,22 @@ class Function:
             ValueError: the name is taken or malformed; an array of another size, or one
                 whose values fp16 cannot hold.
         """
-        type_ = Type("fp16", self._checked_shape(f"weight {name!r}", shape))
-        if isinstance(source, np.ndarray):
+        type_ = Type("fp16", checked_shape(f"weight {name!r}", shape))
+        identifier = name
+        if source is None:
+            source = name
+            identifier = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+            if (
+                not _IDENTIFIER.fullmatch(identifier)
+                or identifier in OPS
+                or _PORT.match(identifier)
+            ):
+                identifier = "w_" + identifier
+            for s in self.statements:
+                if s.blob is not None and s.source == name and s.results[0].type == type_:
+                    return s.results[0]
+            identifier = self._free(identifier)
+        elif isinstance(source, np.ndarray):
             if source.size != math.prod(type_.shape):
                 raise ValueError(
                     f"weight {name!r}: expected {math.prod(type_.shape)} elements for "
@@ -276,327 +405,265 @@ class Function:
             if not np.isfinite(half).all():
                 raise ValueError(f"weight {name!r}: expected values within fp16, got inf or NaN")
             source = half
-        value = Value(self, self._take_name(name), type_)
-        path = f"@model_path/weights/{name}.bin"
-        self._add(_Statement(value, "const", {}, blob=path, source=source))
+        value = Value(self, self._take_name(identifier), type_)
+        path = f"@model_path/weights/{identifier}.bin"
+        self._add(Statement("const", (value,), blob=path, source=source))
         return value
 
-    # ------------------------------- products -----------------------------------
+    def weight_source(self, value: Value) -> tuple[str, bool] | None:
+        """(name, transposed) of a value baked from a named weight, else None."""
+        s = value.statement
+        if s is None or s.blob is None or isinstance(s.source, np.ndarray) or s.source is None:
+            return None
+        if isinstance(s.source, str):
+            return s.source, False
+        return s.source.name, s.source.transpose
 
-    def conv(
-        self,
-        x: Value,
-        weight: Value,
-        *,
-        strides: Sequence[int] = (1, 1),
-        pad_type: str = "valid",
-        pad: Sequence[int] = (0, 0, 0, 0),
-        dilations: Sequence[int] = (1, 1),
-        groups: int = 1,
-    ) -> Value:
-        """2-D convolution: ``x`` [N,C,H,W] with ``weight`` [O,C/groups,kh,kw] -> [N,O,H',W'].
+    def weight_view(self, value: Value, shape: Sequence[int], *, transpose: bool = False) -> Value:
+        """A weight again in another shape, or its transpose [shape[0], rest] baked.
 
-        A 1x1 kernel is the engine's matrix product: y[o,t] = sum_i W[o,i] x[i,t]. There is
-        no bias: compilers refuse one (mechramc/Orion); add it.
+        Raises:
+            ValueError: `value` is not baked from a named weight.
         """
-        return self._op(
-            "conv",
-            x=x,
-            weight=weight,
-            strides=strides,
-            pad_type=pad_type,
-            pad=pad,
-            dilations=dilations,
-            groups=groups,
-        )
+        from ane_native.kernel import Weight
 
-    def matmul(
-        self, x: Value, y: Value, *, transpose_x: bool = False, transpose_y: bool = False
-    ) -> Value:
-        """Batched product [...,M,K] @ [...,K,N]; the flags swap the last two axes first."""
-        return self._op("matmul", x=x, y=y, transpose_x=transpose_x, transpose_y=transpose_y)
+        found = self.weight_source(value)
+        if found is None:
+            raise ValueError(f"weight_view: expected a weight, got {value!r}")
+        name, transposed = found
+        source = Weight(name, transpose=transposed != transpose)
+        type_ = Type("fp16", checked_shape("weight_view", shape))
+        for s in self.statements:
+            if s.blob is None or s.results[0].type != type_:
+                continue
+            if self.weight_source(s.results[0]) == (source.name, source.transpose):
+                return s.results[0]
+        stem = value.name + ("_t" if transpose else "_v")
+        return self.weight(self._free(stem), shape, source if source.transpose else name)
 
-    # ------------------------------- element by element -------------------------
+    def transposed_weight(self, value: Value) -> Value | None:
+        """The transpose of a rank-2 weight as another weight; None when it is none."""
+        if self.weight_source(value) is None:
+            return None
+        return self.weight_view(value, value.shape[::-1], transpose=True)
 
-    def add(self, x: Operand, y: Operand) -> Value:
-        """x + y, with NumPy broadcasting of equal ranks."""
-        return self._op("add", x=x, y=y)
+    def channel_product(self, weight: Value, x: Value) -> Value:
+        """y[n,o,h,w] = sum_i weight[o,i] x[n,i,h,w]: a 1x1 convolution.
 
-    def sub(self, x: Operand, y: Operand) -> Value:
-        """x - y, with broadcasting."""
-        return self._op("sub", x=x, y=y)
-
-    def mul(self, x: Operand, y: Operand) -> Value:
-        """x * y, with broadcasting."""
-        return self._op("mul", x=x, y=y)
-
-    def real_div(self, x: Operand, y: Operand) -> Value:
-        """x / y, with broadcasting."""
-        return self._op("real_div", x=x, y=y)
-
-    def pow(self, x: Operand, y: Operand) -> Value:
-        """x ** y; ``pow(x, -0.5)`` is the portable reciprocal square root."""
-        return self._op("pow", x=x, y=y)
-
-    def maximum(self, x: Operand, y: Operand) -> Value:
-        """The larger of x and y, with broadcasting."""
-        return self._op("maximum", x=x, y=y)
-
-    def minimum(self, x: Operand, y: Operand) -> Value:
-        """The smaller of x and y, with broadcasting."""
-        return self._op("minimum", x=x, y=y)
-
-    def greater(self, x: Operand, y: Operand) -> Value:
-        """x > y, bool."""
-        return self._op("greater", x=x, y=y)
-
-    def greater_equal(self, x: Operand, y: Operand) -> Value:
-        """x >= y, bool."""
-        return self._op("greater_equal", x=x, y=y)
-
-    def less(self, x: Operand, y: Operand) -> Value:
-        """x < y, bool."""
-        return self._op("less", x=x, y=y)
-
-    def less_equal(self, x: Operand, y: Operand) -> Value:
-        """x <= y, bool."""
-        return self._op("less_equal", x=x, y=y)
-
-    def equal(self, x: Operand, y: Operand) -> Value:
-        """x == y, bool."""
-        return self._op("equal", x=x, y=y)
-
-    def not_equal(self, x: Operand, y: Operand) -> Value:
-        """x != y, bool."""
-        return self._op("not_equal", x=x, y=y)
-
-    def select(self, cond: Value, a: Operand, b: Operand) -> Value:
-        """a where cond holds, else b, with broadcasting."""
-        return self._op("select", cond=cond, a=a, b=b)
-
-    def abs(self, x: Value) -> Value:
-        """|x|."""
-        return self._op("abs", x=x)
-
-    def sign(self, x: Value) -> Value:
-        """-1, 0 or 1."""
-        return self._op("sign", x=x)
-
-    def sqrt(self, x: Value) -> Value:
-        """Square root."""
-        return self._op("sqrt", x=x)
-
-    def square(self, x: Value) -> Value:
-        """x * x; ``mul(x, x)`` is the more portable form (ANEForge op-quirks)."""
-        return self._op("square", x=x)
-
-    def exp(self, x: Value) -> Value:
-        """e ** x."""
-        return self._op("exp", x=x)
-
-    def erf(self, x: Value) -> Value:
-        """The error function."""
-        return self._op("erf", x=x)
-
-    def sigmoid(self, x: Value) -> Value:
-        """1 / (1 + e ** -x)."""
-        return self._op("sigmoid", x=x)
-
-    def tanh(self, x: Value) -> Value:
-        """Hyperbolic tangent."""
-        return self._op("tanh", x=x)
-
-    def relu(self, x: Value) -> Value:
-        """max(x, 0)."""
-        return self._op("relu", x=x)
-
-    def silu(self, x: Value) -> Value:
-        """x * sigmoid(x)."""
-        return self._op("silu", x=x)
-
-    def identity(self, x: Value) -> Value:
-        """x itself, under a name of its own."""
-        return self._op("identity", x=x)
-
-    def cast(self, x: Value, dtype: str) -> Value:
-        """x as ``"fp16"``, ``"fp32"`` or ``"bool"``."""
-        return self._op("cast", x=x, dtype=dtype)
-
-    # ------------------------------- along axes ---------------------------------
-
-    def reduce_sum(self, x: Value, axes: Sequence[int], *, keep_dims: bool = True) -> Value:
-        """Sum over `axes`; accumulated in fp16 on the engine (ANEForge numerics.md)."""
-        return self._op("reduce_sum", x=x, axes=axes, keep_dims=keep_dims)
-
-    def reduce_mean(self, x: Value, axes: Sequence[int], *, keep_dims: bool = True) -> Value:
-        """Mean over `axes`; ``mul(reduce_sum(x), 1/n)`` is the more portable form."""
-        return self._op("reduce_mean", x=x, axes=axes, keep_dims=keep_dims)
-
-    def reduce_max(self, x: Value, axes: Sequence[int], *, keep_dims: bool = True) -> Value:
-        """Largest element over `axes`."""
-        return self._op("reduce_max", x=x, axes=axes, keep_dims=keep_dims)
-
-    def reduce_min(self, x: Value, axes: Sequence[int], *, keep_dims: bool = True) -> Value:
-        """Smallest element over `axes`."""
-        return self._op("reduce_min", x=x, axes=axes, keep_dims=keep_dims)
-
-    def softmax(self, x: Value, axis: int) -> Value:
-        """e ** (x - max) divided by its sum, along `axis`."""
-        return self._op("softmax", x=x, axis=axis)
-
-    # ------------------------------- shapes -------------------------------------
-
-    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
-        """The same elements, row-major, as another shape."""
-        return self._op("reshape", x=x, shape=shape)
-
-    def transpose(self, x: Value, perm: Sequence[int]) -> Value:
-        """Axis i of the result is axis ``perm[i]`` of x."""
-        return self._op("transpose", x=x, perm=perm)
-
-    def slice_by_size(self, x: Value, begin: Sequence[int], size: Sequence[int]) -> Value:
-        """The block of `size` elements that starts at `begin`.
-
-        A `begin` above 0 on the last axis turns values beyond 4094 into inf on chips before
-        A16 (sbryngelson/ANEForge op-quirks): slice along another axis.
+        Args:
+            weight: [O, I], a constant. x: [N, I, H, W].
         """
-        return self._op("slice_by_size", x=x, begin=begin, size=size)
-
-    def concat(self, values: Sequence[Value], axis: int) -> Value:
-        """The values one after the other along `axis`; other axes must agree."""
-        return self._op("concat", axis=axis, interleave=False, values=values)
+        shape = (*weight.shape, 1, 1)
+        if self.weight_source(weight) is not None:
+            return self.conv(x, self.weight_view(weight, shape))
+        s = weight.statement
+        if s is not None and s.blob is not None and isinstance(s.source, np.ndarray):
+            name = self._free(weight.name + "_v")
+            return self.conv(x, self.weight(name, shape, s.source))
+        return self.conv(x, self.reshape(weight, shape))
 
     # ------------------------------- the text -----------------------------------
 
-    def build(self) -> MilText:
-        """Write the text. The function may be extended and built again.
+    def build(self, dialect: Dialect | None = None) -> MilText:
+        """Write the text. The graph may be extended and built again.
+
+        Args:
+            dialect: other than the one the graph was made with.
 
         Raises:
             ValueError: no input, no output, or an input that no output depends on.
         """
-        if not self._inputs or not self._outputs:
+        if not self.inputs or not self.outputs:
             raise ValueError("build: expected at least one input and one output")
-        live = self._live()
-        for value in self._inputs:
+        live = self.live()
+        for value in self.inputs:
             if value not in live:
                 raise ValueError(f"build: input {value.name!r}: no output depends on it")
-        kept = [s for s in self._statements if s.result in live]
-        constants = [s for s in kept if s.op == "const"]
-        operations = [s for s in kept if s.op != "const"]
-        params = ", ".join(f"{self._type_text(v.type)} {v.name}" for v in self._inputs)
-        lines = [f"    func main<{self._dialect.target}>({params}) {{"]
-        lines += [f"        {self._const_text(s)}" for s in constants]
-        lines += [f"        {self._operation_text(s)}" for s in operations]
-        lines += [f"    }} -> ({', '.join(v.name for v in self._outputs)});"]
+        spelling = _DIALECTS[dialect or self.dialect]
+        kept = [s for s in self.statements if any(v in live for v in s.results)]
+        text = _Text(spelling, kept)
+        target = self.target if dialect in (None, self.dialect) else spelling.target
+        body = text.function(self.function_name, target, self.inputs, self.outputs)
+        blobs = {s.blob: s for s in kept if s.blob is not None}
         return MilText(
-            text=self._dialect.head + "{\n" + "\n".join(lines) + "\n}\n",
-            inputs={v.name: v.shape for v in self._inputs},
-            outputs={v.name: v.shape for v in self._outputs},
-            weights={s.blob: s.source for s in constants if s.blob is not None},
-            operations=len(operations),
+            text=spelling.head + "{\n" + body + "}\n",
+            inputs={v.name: v.shape for v in self.inputs},
+            outputs={v.name: v.shape for v in self.outputs},
+            weights={path: s.source for path, s in blobs.items()},
+            operations=sum(not s.is_constant for s in kept),
+            blobs={path: (s.results[0].type, s.offset) for path, s in blobs.items()},
         )
 
-    def _live(self) -> set[Value]:
-        """All values the outputs depend on."""
+    def live(self, outputs: Sequence[Value] | None = None) -> set[Value]:
+        """All values that `outputs` (the declared ones by default) depend on."""
         live: set[Value] = set()
-        todo = list(self._outputs)
+        todo = list(self.outputs if outputs is None else outputs)
         while todo:
             value = todo.pop()
             if value in live:
                 continue
             live.add(value)
-            if value._statement is not None:
-                for operand in value._statement.operands.values():
-                    todo.extend(operand if isinstance(operand, tuple) else (operand,))
+            if value.statement is not None:
+                todo.extend(value.statement.tensors())
         return live
-
-    def _type_text(self, type_: Type) -> str:
-        if not type_.shape:
-            return self._dialect.scalar.format(type_.dtype)
-        return f"tensor<{type_.dtype}, [{', '.join(map(str, type_.shape))}]>"
-
-    def _scalar_text(self, dtype: str, literal: str) -> str:
-        return f"{self._dialect.scalar.format(dtype)}({literal})"
-
-    def _const_text(self, s: _Statement) -> str:
-        type_text = self._type_text(s.result.type)
-        if s.blob is not None:
-            path = self._scalar_text("string", f'"{s.blob}"')
-            offset = self._scalar_text("uint64", str(BLOB_OFFSET))
-            literal = f"BLOBFILE(path={path}, offset={offset})"
-        elif s.result.type.shape:
-            literal = f"[{', '.join(map(_literal, s.literal))}]"
-        else:
-            literal = _literal(s.literal)
-        name = self._scalar_text("string", f'"{s.result.name}"')
-        return f"{type_text} {s.result.name} = const()[name={name}, val={type_text}({literal})];"
-
-    def _operation_text(self, s: _Statement) -> str:
-        arguments = ", ".join(
-            f"{key}=({', '.join(v.name for v in operand)})"
-            if isinstance(operand, tuple)
-            else f"{key}={operand.name}"
-            for key, operand in s.operands.items()
-        )
-        name = self._scalar_text("string", f'"{s.result.name}"')
-        type_text = self._type_text(s.result.type)
-        return f"{type_text} {s.result.name} = {s.op}({arguments})[name={name}];"
 
     # ------------------------------- inside -------------------------------------
 
     def _op(self, op: str, **given: Any) -> Value:
-        """Add one operation: operands by the table's kinds, result by the table's rule."""
-        row = OPS[op]
-        call = Call(op)
-        operands: dict[str, Value | tuple[Value, ...]] = {}
-        number_type = self._number_type(op, row, given)
-        for key, kind in row.operands.items():
-            operands[key] = self._operand(call, key, kind, given[key], number_type)
-        type_ = row.rule(call)
-        value = Value(self, self._auto_name(op), type_)
-        self._add(_Statement(value, op, operands))
-        return value
+        return self.add_operation(op, given)[0]
 
-    def _operand(
-        self, call: Call, key: str, kind: Kind, given: Any, number_type: str
-    ) -> Value | tuple[Value, ...]:
-        where = f"{call.op}: operand {key!r}"
-        if kind == "TENSORS":
-            values = tuple(self._own(call.op, key, v) for v in given)
-            call.tuples[key] = [v.type for v in values]
+    def _op_many(self, op: str, **given: Any) -> tuple[Value, ...]:
+        return self.add_operation(op, given)
+
+    def add_operation(
+        self,
+        op: str,
+        given: Mapping[str, Any],
+        *,
+        fill: bool = True,
+        names: Sequence[str] | None = None,
+        attributes: frozenset[str] = frozenset(),
+    ) -> tuple[Value, ...]:
+        """Add one operation by name: operands by the table's kinds, results by its rule.
+
+        Args:
+            op: a key of :data:`OPS`.
+            given: operand -> value; None is absent.
+            fill: write defaults of absent operands where engines were seen to want them.
+            names: of the results, where they are to be others than generated ones.
+            attributes: operands that are written as attributes (compressed constants).
+        """
+        row = OPS.get(op)
+        if row is None:
+            raise ValueError(f"operation: expected one of {len(OPS)} known ones, got {op!r}")
+        if row.refused and not self.allow_refused:
+            raise ValueError(
+                f"{op}: refused by the engine: {row.refused}; Graph(allow_refused=True) lets it pass"
+            )
+        call = Call(op, allow_refused=self.allow_refused)
+        known = {o.key: o for o in row.operands}
+        for key, value in given.items():
+            if key not in known and value is not None:
+                raise TypeError(f"{op}: operand {key!r}: expected one of {list(known)}")
+            if value is not None and known[key].kind == "REFUSED":
+                raise ValueError(f"{op}: operand {key!r}: {known[key].hint}")
+        operands: dict[str, Value | tuple[Value, ...]] = {}
+        self._need_value(op, row, given)
+        pending: list[OperandRow] = []
+        for o in row.operands:
+            value = given.get(o.key)
+            if value is None and o.required:
+                raise TypeError(f"{op}: operand {o.key!r}: missing")
+            if value is None:
+                pending.append(o)
+                continue
+            operands[o.key] = self._operand(call, o, value)
+        for o in pending if fill else ():
+            value = _default(call, o)
+            if value is not None:
+                operands[o.key] = self._operand(call, o, value)
+        made = _RULES[op](call)
+        types = made if isinstance(made, list) else [made]
+        if names is not None and len(names) != len(types):
+            raise ValueError(f"{op}: expected {len(types)} results, got {len(names)}")
+        for t in types:
+            checked_shape(op, t.shape, least=0)
+        labels = [self._auto_name(op) for _ in types] if names is None else list(names)
+        results = tuple(Value(self, n, t) for n, t in zip(labels, types, strict=True))
+        ordered = {o.key: operands[o.key] for o in row.operands if o.key in operands}
+        self._add(Statement(op, results, ordered, call.constants, attributes=attributes))
+        return results
+
+    def _need_value(self, op: str, row: OpRow, given: Mapping[str, Any]) -> None:
+        """Numbers alone tell no type."""
+        keys = [o.key for o in row.operands if o.kind == "OPERAND"]
+        plain = [isinstance(given.get(k), (Value, np.ndarray)) for k in keys]
+        if keys and not any(plain):
+            raise TypeError(f"{op}: operand {keys[0]!r}: expected a Value on one side at least")
+
+    def _operand(self, call: Call, o: OperandRow, given: Any) -> Value | tuple[Value, ...]:
+        where = f"{call.op}: operand {o.key!r}"
+        if o.kind == "TENSORS":
+            values = tuple(self._own(call.op, o.key, v) for v in given)
+            for v in values:
+                self._check_dtype(call.op, o, v)
+            call.tuples[o.key] = [v.type for v in values]
             return values
-        if kind == "TENSOR" or (kind == "NUMBER" and isinstance(given, Value)):
-            value = self._own(call.op, key, given)
-        elif kind == "NUMBER":
-            if isinstance(given, bool) or not isinstance(given, (int, float)):
-                got = type(given).__name__
-                raise TypeError(f"{where}: expected a Value or a number, got {got}")
+        if o.kind in ("TENSOR", "CONST", "OPERAND"):
+            return self._tensor(call, o, given, where)
+        if isinstance(given, Value):  # a parsed constant
+            value = self._own(call.op, o.key, given)
+            s = value.statement
+            if s is None or s.op != "const" or s.blob is not None:
+                raise TypeError(f"{where}: expected a constant of the text, got {value!r}")
+            literal = s.literal
+            if o.kind == "PAIRS":
+                literal = np.asarray(literal).reshape(value.shape).tolist()
+            elif o.kind == "FLOAT" and not isinstance(literal, bool):
+                literal = float(literal)
+            elif o.kind in ("INT", "INTS") and value.dtype in ("fp16", "fp32", "bool", "string"):
+                raise TypeError(f"{where}: expected integers, got {value.type}")
+            call.constants[o.key] = _checked_constant(where, o, literal)
+            if o.kind == "NUMBER":
+                self._check_dtype(call.op, o, value)
+                call.constants[f"{o.key}.dtype"] = value.dtype
+            return value
+        call.constants[o.key] = python = _checked_constant(where, o, given)
+        if o.kind == "NUMBER":
+            dtype = _number_dtype(python, o)
+            call.constants[f"{o.key}.dtype"] = dtype
+            return self.const(float(python) if dtype == "fp16" else python)
+        if o.kind == "FLOAT":
             try:
-                value = self._constant(Type(number_type, ()), _checked_fp16(float(given)))
+                call.constants[o.key] = _checked_fp16(python)
+                return self.const(python)
+            except ValueError:  # 1e-12 is zero in fp16
+                return self.const(np.float32(python), dtype="fp32")
+        if o.kind == "MASK":
+            return self.const(np.array(python, bool))
+        if o.kind == "PAIRS":
+            return self.const(np.array(python, np.int32))
+        return self.const(python)
+
+    def _tensor(self, call: Call, o: OperandRow, given: Any, where: str) -> Value:
+        if isinstance(given, np.ndarray):
+            value = self.const(given)
+        elif isinstance(given, Value) or o.kind != "OPERAND":
+            value = self._own(call.op, o.key, given)
+        elif isinstance(given, bool) or not isinstance(given, (int, float, np.number)):
+            got = type(given).__name__
+            raise TypeError(f"{where}: expected a Value or a number, got {got}")
+        else:
+            try:
+                value = self.const(float(given))
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
-        else:
-            call.constants[key] = python = _checked_constant(where, kind, given)
-            return self.const(python)
-        call.types[key] = value.type
+        self._check_dtype(call.op, o, value)
+        if value.is_constant:
+            call.baked.add(o.key)
+            s = value.statement
+            if s is not None and s.literal is not None and value.dtype not in ("fp16", "fp32"):
+                call.arrays[o.key] = np.asarray(s.literal).reshape(value.shape)
+        elif o.kind == "CONST":
+            raise ValueError(f"{where}: expected a constant, got the computed {value!r}")
+        call.types[o.key] = value.type
         return value
 
-    def _number_type(self, op: str, row: Op, given: dict[str, Any]) -> str:
-        """dtype of Python numbers: that of the first Value among the NUMBER operands."""
-        numbers = [key for key, kind in row.operands.items() if kind == "NUMBER"]
-        for key in numbers:
-            if isinstance(given[key], Value):
-                dtype: str = given[key].type.dtype
-                return dtype
-        if numbers:
-            raise TypeError(f"{op}: operand {numbers[0]!r}: expected a Value on one side at least")
-        return "fp16"
+    def _check_dtype(self, op: str, o: OperandRow, value: Value) -> None:
+        if o.dtypes and value.dtype not in o.dtypes:
+            want = " or ".join(o.dtypes)
+            raise ValueError(f"{op}: operand {o.key!r}: expected dtype {want}, got {value.type}")
+        most = DEEP_RANK if o.deep else 5
+        if value.ndim > most:
+            raise ValueError(
+                f"{op}: operand {o.key!r}: expected rank at most {most}, got {value.type}"
+            )
 
     def _own(self, op: str, key: str, value: object) -> Value:
         if not isinstance(value, Value):
             got = type(value).__name__
             raise TypeError(f"{op}: operand {key!r}: expected a Value, got {got}")
-        if value._function is not self:
+        if value.graph is not self:
             raise ValueError(f"{op}: operand {key!r}: expected a Value of this function")
         return value
 
@@ -607,22 +674,30 @@ class Function:
         if found is None:
             found = Value(self, self._constant_name(type_, literal), type_)
             self._constants[key] = found
-            self._add(_Statement(found, "const", {}, literal=literal))
+            self._add(Statement("const", (found,), literal=literal))
         return found
 
     def _constant_name(self, type_: Type, literal: Any) -> str:
         """A readable name: bool_false, str_valid, int32_1_64_1, fp16_0."""
-        if type_.dtype == "bool":
-            return self._take_name(f"bool_{_literal(literal)}")
+        if type_.dtype == "bool" and not type_.shape:
+            return self._take_name(self._free(f"bool_{_literal(literal)}"))
         if type_.dtype == "string":
             stem = "str_" + re.sub(r"[^a-z0-9]", "_", literal.lower())
-        elif type_.dtype == "int32":
+        elif type_.dtype == "int32" and len(type_.shape) < 2 and type_.count <= 16:
             items = literal if type_.shape else (literal,)
             stem = "_".join(["int32", *(str(v).replace("-", "m") for v in items)])
             stem = stem + "_v" if type_.shape == (1,) else stem
         else:
             return self._auto_name(type_.dtype)
         return self._take_name(stem) if stem not in self._names else self._auto_name(stem)
+
+    def _free(self, name: str) -> str:
+        """`name`, with a number behind it when it is taken."""
+        made, n = name, 1
+        while made in self._names:
+            n += 1
+            made = f"{name}_{n}"
+        return made
 
     def _auto_name(self, stem: str) -> str:
         while True:
@@ -649,16 +724,89 @@ class Function:
             raise ValueError(f"port {name!r}: expected at most 100 of a kind")
         return f"{kind}{index:02d}_{name}"
 
-    def _checked_shape(self, where: str, shape: Sequence[int]) -> Shape:
-        result = tuple(int(n) for n in shape)
-        if not 1 <= len(result) <= MAX_RANK or min(result) < 1:
-            expected = f"1 to {MAX_RANK} axes, each >= 1"
-            raise ValueError(f"{where}: shape: expected {expected}, got {list(result)}")
-        return result
+    def _add(self, statement: Statement) -> None:
+        for value in statement.results:
+            value.statement = statement
+        self.statements.append(statement)
 
-    def _add(self, statement: _Statement) -> None:
-        statement.result._statement = statement
-        self._statements.append(statement)
+    def __repr__(self) -> str:
+        made = sum(not s.is_constant for s in self.statements)
+        return (
+            f"<Graph of {made} operations, {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
+        )
+
+
+Function = Graph  # the older name; MIL's word for what a graph writes
+
+
+def parse(text: str) -> dict[str, Graph]:
+    """The functions of a MIL program as graphs, by name; see :mod:`ane_native.mil_parse`.
+
+    Raises:
+        ane_native.mil_parse.MilSyntaxError: with line and column.
+        ValueError, TypeError: an operation whose operands do not fit, or whose declared type is not
+            the one that follows from them.
+    """
+    from ane_native.mil_parse import parse as read
+
+    return read(text)
+
+
+# =============================== Text ===========================================
+
+
+class _Text:
+    """Spells statements in one dialect."""
+
+    def __init__(self, dialect: _Dialect, statements: Sequence[Statement]) -> None:
+        self.dialect = dialect
+        self.statements = statements
+
+    def function(
+        self, name: str, target: str, inputs: Sequence[Value], outputs: Sequence[Value]
+    ) -> str:
+        params = ", ".join(f"{self.type(v.type)} {v.name}" for v in inputs)
+        lines = [f"    func {name}<{target}>({params}) {{"]
+        lines += [f"        {self.const(s)}" for s in self.statements if s.op == "const"]
+        lines += [f"        {self.operation(s)}" for s in self.statements if s.op != "const"]
+        lines += [f"    }} -> ({', '.join(v.name for v in outputs)});"]
+        return "\n".join(lines) + "\n"
+
+    def type(self, type_: Type) -> str:
+        if not type_.shape:
+            return self.dialect.scalar.format(type_.dtype)
+        return f"tensor<{type_.dtype}, [{', '.join(map(str, type_.shape))}]>"
+
+    def scalar(self, dtype: str, literal: str) -> str:
+        return f"{self.dialect.scalar.format(dtype)}({literal})"
+
+    def constant(self, s: Statement) -> str:
+        """TYPE(literal) of a const statement."""
+        type_ = s.results[0].type
+        if s.blob is not None:
+            path = self.scalar("string", f'"{s.blob}"')
+            literal = f"BLOBFILE(path={path}, offset={self.scalar('uint64', str(s.offset))})"
+        elif type_.shape:
+            literal = f"[{', '.join(map(_literal, s.literal))}]"
+        else:
+            literal = _literal(s.literal)
+        return f"{self.type(type_)}({literal})"
+
+    def const(self, s: Statement) -> str:
+        v = s.results[0]
+        name = self.scalar("string", f'"{v.name}"')
+        return f"{self.type(v.type)} {v.name} = const()[name={name}, val={self.constant(s)}];"
+
+    def operation(self, s: Statement) -> str:
+        arguments = ", ".join(
+            f"{key}=({', '.join(v.name for v in operand)})"
+            if isinstance(operand, tuple)
+            else f"{key}={operand.name}"
+            for key, operand in s.operands.items()
+        )
+        name = self.scalar("string", f'"{s.results[0].name}"')
+        results = ", ".join(f"{self.type(v.type)} {v.name}" for v in s.results)
+        return f"{results} = {s.op}({arguments})[name={name}];"
 
 
 # =============================== Literals =======================================
@@ -681,21 +829,75 @@ def _checked_int32(value: int) -> int:
     return int(value)
 
 
-def _checked_constant(where: str, kind: Kind, given: Any) -> Any:
-    """A constant operand as plain bool, int, str or tuple of int."""
-    is_int = isinstance(given, (int, np.integer)) and not isinstance(given, bool)
-    if kind == "BOOL" and isinstance(given, bool):
-        return given
+def _checked_constant(where: str, o: OperandRow, given: Any) -> Any:
+    """A constant operand as plain bool, int, float, str or tuple of them."""
+
+    def is_int(v: Any) -> bool:
+        return isinstance(v, (int, np.integer)) and not isinstance(v, bool)
+
+    def is_number(v: Any) -> bool:
+        return is_int(v) or isinstance(v, (float, np.floating))
+
+    kind = o.kind
+    listed = isinstance(given, (list, tuple, range))
+    if kind == "BOOL" and isinstance(given, (bool, np.bool_)):
+        return bool(given)
     if kind == "STRING" and isinstance(given, str):
+        if o.choices and given not in o.choices:
+            words = (
+                f"{', '.join(o.choices[:-1])} or {o.choices[-1]}" if o.choices[1:] else o.choices[0]
+            )
+            raise ValueError(f"{where}: expected {words}, got {given!r}")
         return given
-    if kind == "INT" and is_int:
+    if kind == "INT" and is_int(given):
         return int(given)
-    if kind == "INTS" and isinstance(given, (list, tuple)):
-        if all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in given):
+    if kind == "FLOAT" and is_number(given):
+        return float(given)
+    if kind == "NUMBER" and (is_number(given) or isinstance(given, (bool, np.bool_))):
+        return given.item() if isinstance(given, np.generic) else given
+    if kind == "INTS" and listed:
+        if all(is_int(v) for v in given):
             return tuple(int(v) for v in given)
         raise TypeError(f"{where}: expected a sequence of int, got {given!r}")
-    words = {"BOOL": "bool", "STRING": "str", "INT": "int", "INTS": "a sequence of int"}
-    raise TypeError(f"{where}: expected {words[kind]}, got {type(given).__name__}")
+    if kind == "MASK" and listed and all(isinstance(v, (bool, np.bool_)) for v in given):
+        return tuple(bool(v) for v in given)
+    if (
+        kind == "PAIRS"
+        and listed
+        and all(isinstance(p, (list, tuple)) and len(p) == 2 and all(map(is_int, p)) for p in given)
+    ):
+        return tuple((int(a), int(b)) for a, b in given)
+    words = {
+        "BOOL": "bool",
+        "STRING": "str",
+        "INT": "int",
+        "INTS": "a sequence of int",
+        "FLOAT": "a number",
+        "NUMBER": "a number",
+        "MASK": "a sequence of bool",
+        "PAIRS": "a sequence of pairs of int",
+    }[kind]
+    raise TypeError(f"{where}: expected {words}, got {type(given).__name__}")
+
+
+def _number_dtype(value: Any, o: OperandRow) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    return "int32" if isinstance(value, int) and "int32" in o.dtypes else "fp16"
+
+
+def _default(call: Call, o: OperandRow) -> Any:
+    """What is written for an absent operand, or None."""
+    if o.default in ("1 each", "0 each", "all"):
+        rank = len(call.shape("x"))
+        if o.default == "all":
+            return tuple(range(rank))
+        spatial = rank if call.op == "slice_by_index" else rank - 2
+        n = 2 * spatial if o.key == "pad" else spatial
+        return (int(o.default[0]),) * n if n > 0 else None
+    if o.kind == "FLOAT" and o.default is not None and 0 < math.fabs(o.default) < 2.0**-24:
+        return None
+    return o.default
 
 
 def _literal(value: bool | float | str) -> str:

@@ -29,7 +29,17 @@ PYTHON: dict[str, set[str]] = {
     "scheduler": {"kernel", "engine", "_native", "errors"},
     "cpu": {"_native", "soft", "errors"},
     "mil_ops": {"errors"},
-    "mil": {"mil_ops", "errors"},
+    "mil_table": set(),
+    "mil_blob": {"mil_ops"},
+    "mil_rules": {"mil_ops"},
+    "mil_rules_shape": {"mil_ops", "mil_rules"},
+    "mil_value": {"mil", "mil_ops"},
+    "mil_calls": {"mil_value"},
+    "mil_parse": {"mil", "mil_ops", "mil_table", "mil_value", "errors"},
+    "mil": {
+        *("mil_ops", "mil_table", "mil_blob", "mil_rules", "mil_rules_shape", "mil_value"),
+        *("mil_calls", "mil_parse", "kernel", "errors"),  # parse() and Weight, when called
+    },
     "data": {"errors"},
     "checkpoint": {"errors"},
     "optim": {"cpu", "errors"},

@@ -3,6 +3,8 @@
  *
  *   gen_ops            the reference, as Markdown, to the standard output
  *   gen_ops --dict     a dictionary for fuzzers
+ *   gen_ops --rows     the table itself, one line per operation and operand,
+ *                      fields between tabs: tools/gen_mil.py makes Python of it
  *
  * Built and run by tools/gen_ops.py, which writes the files; test_opdoc.c shows
  * that they have not drifted. */
@@ -143,9 +145,38 @@ static void put_dictionary(FILE *out) {
     }
 }
 
+/* ============================== Rows ====================================== */
+
+static const char *const kind_words[] = {
+    [SA_ARG_TENSOR] = "TENSOR", [SA_ARG_CONST] = "CONST",   [SA_ARG_TUPLE] = "TENSORS", [SA_ARG_INT] = "INT",
+    [SA_ARG_INTS] = "INTS",     [SA_ARG_BOOL] = "BOOL",     [SA_ARG_MASK] = "MASK",     [SA_ARG_FLOAT] = "FLOAT",
+    [SA_ARG_STRING] = "STRING", [SA_ARG_NUMBER] = "NUMBER", [SA_ARG_PAIRS] = "PAIRS",   [SA_ARG_REFUSED] = "REFUSED",
+};
+
+static void put_rows(FILE *out) {
+    for (int i = 0; i < SA_OP_COUNT; i++) {
+        const SaOpSpec *s = sa_op_spec((SaOpId)i);
+        if (!s)
+            continue;
+        fprintf(out, "op\t%s\t%s\t%u\t%s\t%s\t%s\t%s\n", sa_op_name((SaOpId)i), s->group, s->flags, s->shape, s->doc, s->source,
+                s->hint ? s->hint : "");
+        for (int k = 0; k < SA_MAX_OPERANDS && s->operands[k].key; k++) {
+            const SaOperandSpec *o = &s->operands[k];
+            fprintf(out, "operand\t%s\t%s\t%d\t", o->key, kind_words[o->kind], o->required);
+            for (int d = SA_FP16; d <= SA_STRING; d++)
+                if (o->dtypes & (1u << d))
+                    fprintf(out, "%s ", sa_dtype_name((SaDtype)d));
+            fprintf(out, "\t%s\t%s\t%s\t%d\t%s\n", o->absent ? o->absent : "", o->shape ? o->shape : "",
+                    o->choices ? o->choices : "", o->deep, o->hint ? o->hint : "");
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--dict") == 0)
         put_dictionary(stdout);
+    else if (argc > 1 && strcmp(argv[1], "--rows") == 0)
+        put_rows(stdout);
     else
         put_reference(stdout);
     return 0;
