@@ -81,10 +81,11 @@ def read(
         raise ValueError(f"{where}: expected {count} elements of {bits} bits, got {size} bytes")
     raw = file[at : at + size]
     if dtype not in SMALL_BITS:
-        return np.frombuffer(raw, DTYPES[dtype]).copy()
+        plain: npt.NDArray[Any] = np.frombuffer(raw, DTYPES[dtype]).copy()
+        return plain
     stream = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: count * bits]
     fields = stream.reshape(count, bits).astype(np.int16) @ (1 << np.arange(bits, dtype=np.int16))
     if dtype == "int4":
         fields = np.where(fields > 7, fields - 16, fields)
-    made: npt.NDArray[Any] = fields.astype(DTYPES[dtype])
+    made: npt.NDArray[Any] = np.asarray(fields, DTYPES[dtype])
     return made

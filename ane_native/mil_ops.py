@@ -182,8 +182,9 @@ class Call:
 
     def axis(self, key: str, rank: int, absent: int | None = None) -> int:
         """The axis `key` counted from the front; negative ones count from the back."""
-        axis: int = self.constants.get(key, absent)
-        return self.one_axis(key, axis, rank)
+        axis: int | None = self.constants.get(key, absent)
+        self.require(axis is not None, key, "an axis", "none")
+        return self.one_axis(key, axis or 0, rank)
 
     def one_axis(self, key: str, axis: int, rank: int) -> int:
         """`axis` counted from the front."""
