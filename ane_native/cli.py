@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: ``ane-native train | generate | info``.
+"""The command line: ``ane-native train | generate | probe | info``.
 
 Exit codes: 0 done, 1 an error (one line on standard error; ``--debug`` shows the traceback),
 2 wrong arguments, 130 stopped by Ctrl-C. What a command needs is imported when it runs, so
@@ -110,6 +110,21 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
     generate.set_defaults(run=_generate, parser=generate)
 
+    probe = commands.add_parser(
+        "probe",
+        parents=[common],
+        help="measure what the engine can do",
+        description="Experiments on whatever engine is here, each in a process of its own. "
+        "Owners of a Mac: please send in the file of --json.",
+    )
+    probe.add_argument("--quick", action="store_true", help="the short ones only")
+    probe.add_argument("--only", metavar="NAME", action="append", help="one experiment; repeat")
+    probe.add_argument("--json", metavar="FILE", help="write the report")
+    probe.add_argument("--plot", metavar="FILE", help="draw the overlap (needs matplotlib)")
+    probe.add_argument("--timeout", type=float, metavar="S", help="seconds for each [its own]")
+    probe.add_argument("--list", action="store_true", help="name the experiments")
+    probe.set_defaults(run=_probe, parser=probe)
+
     info = commands.add_parser("info", parents=[common], help="what runs here")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.add_argument(
@@ -189,6 +204,48 @@ def _generate(args: argparse.Namespace) -> int:
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+# =============================== probe ==========================================
+
+
+def _probe(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ane_native import probe
+    from ane_native.engine import Engine
+
+    if args.list:
+        for made in probe.EXPERIMENTS.values():
+            print(f"{made.name:<16}{'quick  ' if made.quick else '       '}{made.settles}")
+        return 0
+    console = Console(highlight=False)
+    status = console.status("")
+
+    def shown(name: str, row: dict[str, Any] | None) -> None:
+        if row is None:
+            status.update(f"{name} ...")
+        elif not console.is_terminal:
+            print(f"{name}: {row['status']}: {row['said']}", flush=True)
+
+    with status:
+        report = probe.run(only=args.only, quick=args.quick, timeout=args.timeout, shown=shown)
+    console.print(report.table())
+    if args.json:
+        report.write(args.json)
+        console.print(f"written: {args.json}", markup=False)
+    if args.plot:
+        drawn = report.plot(args.plot)
+        why = "needs the experiment overlap and matplotlib (pip install 'ane-native[plot]')"
+        console.print(f"drawn: {args.plot}" if drawn else f"no plot: {why}", markup=False)
+    if not report.about["complete"]:
+        console.print(f"stopped at {report.about['stopped_at']}: the report is not complete")
+        return EXIT_INTERRUPTED
+    if not args.only:
+        kept = probe.remember(Engine(), report)
+        if kept is not None:
+            console.print(f"kept for strategy=auto: {kept}", markup=False, soft_wrap=True)
+    return 0 if report.about["engine"] is not None else EXIT_ERROR
 
 
 # =============================== info ===========================================

@@ -169,7 +169,7 @@ def _command() -> str | None:
     if not argv:
         return "the command is not known (Python is embedded)"
     main = sys.modules.get("__main__")
-    if getattr(main, "__file__", None) is None and "-c" not in argv:
+    if getattr(main, "__file__", None) in (None, "<stdin>") and "-c" not in argv:
         return "the program came from standard input"
     if _folder is None:
         return "the working directory at the start is not known"
@@ -218,7 +218,7 @@ def check(progress: int, anyway: bool = False) -> None:
         raise BudgetExhausted(
             f"restarted {before.count} times and no further: at {progress} again after a restart "
             f"at {before.progress}. The budget of a fresh process does not hold what one step "
-            f"needs (with staleness 1: three kernel sets)\n  {ELSEWHERE}"
+            f"needs\n  {ELSEWHERE}"
         )
 
 

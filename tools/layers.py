@@ -50,6 +50,10 @@ PYTHON: dict[str, set[str]] = {
     "progress": {"metrics", "errors"},
     "report": {"metrics", "checkpoint", "data", "engine", "cpu", "_version", "errors"},
     "restart": {"errors"},
+    "probe": {
+        *("mil", "kernel", "scheduler", "engine", "soft", "checkpoint", "_native", "_version"),
+        "errors",
+    },
     "generate": ANY,
     "train": ANY,
     "cli": ANY,

@@ -388,28 +388,22 @@ def test_a_spent_budget_saves_and_a_new_process_goes_on(tmp_path: Path) -> None:
 def test_a_spent_budget_goes_on_in_a_new_process_with_the_same_bits(tmp_path: Path) -> None:
     extra = ("--sync-updates", "2")  # the budget of the last process does not hold these, too
     run(*TINY, *extra, "--name", "whole", cwd=tmp_path)
-    done = run(*TINY, *extra, "--compile-limit", "36", "--name", "part", cwd=tmp_path)
+    done = run(*TINY, *extra, "--compile-limit", "12", "--name", "part", cwd=tmp_path)
     whole, part = (tmp_path / "runs" / name for name in ("whole", "part"))
     assert digest(last(part)) == digest(last(whole))
     starts = [r for r in lines(part) if r["kind"] == "start"]
     assert len(starts) >= 3
     assert [r.get("restarts", 0) for r in starts] == list(range(len(starts)))
-    assert all(int(r["compiles_used"]) <= 36 for r in lines(part))
+    assert all(int(str(r.get("compiles_used", 0))) <= 12 for r in lines(part))
     assert "kept in runs/part" in done.stdout
-    for name in ("loss", "valid_loss", "grad_norm"):  # no record is lost or made twice
+    for name in ("loss", "grad_norm"):  # no record is lost or made twice
         got = [(r["update"], r[name]) for r in lines(part) if r["kind"] == "update"]
-        expected = [(r["update"], r[name]) for r in lines(whole) if r["kind"] == "update"]
-        if name != "valid_loss":
-            assert got == expected
-
-
-@software
-def test_a_budget_that_allows_no_progress_is_said_and_does_not_loop(tmp_path: Path) -> None:
-    done = run(*TINY, "--compile-limit", "18", cwd=tmp_path, code=1)
-    assert "Traceback" not in done.stderr
-    assert "ways out: packing" in done.stderr
-    starts = [r for r in lines(tmp_path / "runs" / "tiny") if r["kind"] == "start"]
-    assert len(starts) <= 3
+        assert got == [(r["update"], r[name]) for r in lines(whole) if r["kind"] == "update"]
+    valid = [
+        [(r["update"], r["valid_loss"]) for r in lines(f) if r.get("valid_loss") is not None]
+        for f in (whole, part)
+    ]
+    assert valid[0] == valid[1]
 
 
 @software

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""The report: table on a terminal, JSON to send in, plot of the overlap."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from ane_native.checkpoint import replace_file, to_json
+from ane_native.errors import ConfigError
+
+FORMAT = "ane_native probe 1"
+STYLE = {
+    "measured": "green", "refused": "yellow", "impossible": "dim",
+    "failed": "red", "timeout": "red", "crashed": "red",
+}  # fmt: skip
+WORDS = {"impossible": "not possible here"}
+
+
+@dataclass
+class Report:
+    """Rows of experiments and what they were made on.
+
+    Attributes:
+        about: format, engine, system, versions, ``quick``, ``complete``.
+        rows: one per experiment: name, settles, status, said, values, seconds. Status is
+            ``measured``, ``refused`` (the engine said no to the experiment itself),
+            ``impossible``, ``failed``, ``timeout`` or ``crashed``.
+    """
+
+    about: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def begin(cls, *, quick: bool, os_build: str, version: str, format: str) -> Report:
+        """A report without rows."""
+        about = {
+            "format": format,
+            "engine": None,
+            "system": f"{platform.system()} {platform.release()}",
+            "os_build": os_build,
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "versions": {
+                "ane_native": version,
+                "python": platform.python_version(),
+                "numpy": numpy.__version__,
+            },
+            "quick": quick,
+            "complete": False,
+        }
+        return cls(about, [])
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take over a row of the runner; the engine is kept once."""
+        told = row.pop("engine", None)
+        if told is not None and self.about["engine"] is None:
+            keep = (
+                *("name", "software", "chip", "gcd", "engine_count", "core_count", "version"),
+                *("profile", "timing", "numerics", "isa"),
+            )
+            self.about["engine"] = {k: told[k] for k in keep if k in told}
+        self.rows.append(row)
+
+    def row(self, name: str) -> dict[str, Any] | None:
+        """The row of an experiment."""
+        return next((r for r in self.rows if r["name"] == name), None)
+
+    def value(self, name: str, key: str) -> Any:
+        """A value an experiment measured; None where it was not measured."""
+        found = self.row(name)
+        if found is None or found["status"] != "measured":
+            return None
+        return found["values"].get(key)
+
+    # ------------------------------ JSON ------------------------------
+
+    def as_json(self) -> bytes:
+        """The bytes to send in."""
+        plain = json.loads(json.dumps({**self.about, "rows": self.rows}, default=str))
+        return to_json(_finite(plain))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON, whole or not at all. Raises OSError."""
+        replace_file(Path(path), self.as_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Report:
+        """Read a report.
+
+        Raises:
+            ConfigError: it is not one; OSError: it cannot be read.
+        """
+        data = Path(path).read_bytes()
+        try:
+            about = json.loads(data)
+        except ValueError as error:
+            raise ConfigError(f"{path}: expected JSON: {error}") from error
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise ConfigError(f"{path}: expected format {FORMAT!r}")
+        rows = about.pop("rows", None)
+        needed = ("name", "status", "said", "values")
+        if not isinstance(rows, list) or not all(
+            isinstance(r, dict) and all(k in r for k in needed) and isinstance(r["values"], dict)
+            for r in rows
+        ):
+            raise ConfigError(f"{path}: expected rows with {', '.join(needed)}")
+        return cls(about, rows)
+
+    # ------------------------------ for people ------------------------------
+
+    def title(self) -> str:
+        """Which engine, and that software is software."""
+        engine = self.about["engine"]
+        if engine is None:
+            return "no engine answered"
+        kind = (
+            "SOFTWARE - says nothing about Apple hardware" if engine["software"] else engine["chip"]
+        )
+        timing = f", timing={engine['timing']}" if engine.get("timing") else ""
+        return f"{engine['name']}{timing}: {kind}; {self.about['system']} {self.about['os_build']}"
+
+    def table(self) -> Any:
+        """A table for rich."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=self.title(), title_justify="left", expand=False)
+        for column in ("experiment", "", "what was seen", "s"):
+            table.add_column(column, justify="right" if column == "s" else "left", overflow="fold")
+        for row in self.rows:
+            status = Text(
+                WORDS.get(row["status"], row["status"]), style=STYLE.get(row["status"], "")
+            )
+            said = Text(row["said"])
+            said.append(f"\n{row['settles']}", style="dim")
+            table.add_row(row["name"], status, said, f"{row['seconds']:.1f}")
+        return table
+
+    def plot(self, path: str | os.PathLike[str]) -> bool:
+        """Draw evaluations beside compiles (experiment ``overlap``).
+
+        Returns:
+            False when matplotlib is not installed or the overlap was not measured.
+        """
+        timeline = self.value("overlap", "timeline")
+        if not timeline:
+            return False
+        try:
+            import matplotlib
+
+            matplotlib.use("Agg")
+            import matplotlib.pyplot as plt
+        except ImportError:
+            return False
+        figure, axes = plt.subplots(figsize=(9, 3))
+        begin = [b for b, _ in timeline["evals"]]
+        axes.plot(begin, [e - b for b, e in timeline["evals"]], ".", ms=2, color="#1f77b4")
+        for b, e in timeline["compiles"]:
+            axes.axvspan(b, e, color="#ff7f0e", alpha=0.3, lw=0)
+        axes.set(
+            xlabel="ms",
+            ylabel="evaluation, ms",
+            title=f"Evaluations beside compiles (shaded)\n{self.title()}",
+        )
+        axes.set_ylim(bottom=0)
+        figure.tight_layout()
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+        return True
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become text."""
+    if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return value
