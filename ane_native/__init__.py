@@ -43,6 +43,7 @@ from .errors import (
 )
 from .kernel import Kernel, KernelSet, Port, Program, Surface, Weight
 from .scheduler import BatchStats, DoubleBufferedTrainer, TraceEvent
+from .workers import PoolStats, WorkerPool
 
 _logging.getLogger("ane_native").addHandler(_logging.NullHandler())
 
@@ -66,6 +67,7 @@ __all__ = [
     "ForkedError",
     "Kernel",
     "KernelSet",
+    "PoolStats",
     "Port",
     "Program",
     "SilentEngineError",
@@ -75,6 +77,7 @@ __all__ = [
     "Surface",
     "TraceEvent",
     "Weight",
+    "WorkerPool",
     "__version__",
     "devices",
     "restart",

@@ -10,6 +10,7 @@
 #import "_compat.h"
 
 #include "_core_internal.h"
+#include "_core_pool.h"
 
 /* ============================== The private classes ======================= */
 
@@ -27,6 +28,7 @@
 - (BOOL)compiledModelExists;
 - (void)purgeCompiledModel;
 - (NSDictionary *)modelAttributes;
+- (void)setDescriptor:(id)descriptor;
 - (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error;
 - (BOOL)loadWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error;
 - (BOOL)evaluateWithQoS:(unsigned int)qos options:(NSDictionary *)options request:(id)request error:(NSError **)error;
@@ -119,6 +121,11 @@ struct AneProgram {
     pthread_mutex_t run;  /* evaluations of one program are serial */
     AneProgState state;
     bool cached;          /* the engine knew the identity */
+    bool by_worker;       /* ... because a worker of ours compiled it */
+    AneSegment *segment;  /* the sources, where a pool compiles; until nobody needs them */
+    AneJob *job;          /* a worker's, until the program has proved to be of use */
+    AnePool *pool;        /* whose job; a reference */
+    bool begun;           /* a worker was asked */
     int loads;            /* load calls not yet matched by an unload */
     int n_procedures;     /* of the loaded program */
     AneProcedure *procedures;
@@ -131,6 +138,21 @@ int ane_read_procedures(AneProgram *p, AneError *err);
 
 /* The procedure of a kernel: by its function's name, or the only one there is. */
 int ane_find_procedure(const AneProgram *p, const AneKernelDef *k, const AneProcedure **out, AneError *err);
+
+/* ============================== Sources (_core_stage.m) =================== */
+
+/* Size of a weight file, and the file: fp16 bytes of `weight` (constants: their own) in the engine's container. */
+size_t ane_blob_bytes(const AneBlobDef *b);
+void ane_blob_write(const AneBlobDef *b, const float *weight, uint8_t *out);
+
+/* Weight path -> NSData inside the segment, autoreleased; nil: no memory. */
+NSDictionary *ane_segment_files(AneSegment *s, const AneSegmentHead *head);
+
+/* Descriptor and model of these bytes. *model is +1. */
+int ane_model_make(NSData *text, NSDictionary *files, id *model, char identity[256], AneError *err);
+
+/* model.mil and the weight files into an empty staging directory. */
+int ane_stage(const char *directory, NSData *text, NSDictionary *files, AneError *err);
 
 /* ============================== Helpers =================================== */
 

@@ -210,7 +210,7 @@ static int copy_ports(const char *kernel, const char *what, const AnePort *in, i
 }
 
 /* "@model_path/weights/NAME": a plain file name inside the staging directory. */
-static bool blob_path_ok(const char *path) {
+bool ane_blob_path_ok(const char *path) {
     static const char prefix[] = "@model_path/weights/";
     if (!path || strncmp(path, prefix, sizeof prefix - 1) != 0)
         return false;
@@ -227,7 +227,7 @@ static int copy_blobs(const AneSource *in, int32_t n_weights, AneSourceDef *out,
     for (int32_t i = 0; i < in->n_blobs; i++) {
         const AneBlob *b = &in->blobs[i];
         AneBlobDef *d = &out->blobs[i];
-        if (!blob_path_ok(b->path))
+        if (!ane_blob_path_ok(b->path))
             return ane_error_set(err, ANE_E_ARG, "kernel '%s': weight file '%s', expected @model_path/weights/NAME", out->name,
                                  b->path ? b->path : "");
         if (b->rows < 1 || b->cols < 1 || b->rows > MAX_ELEMENTS / b->cols)

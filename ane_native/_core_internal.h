@@ -19,7 +19,7 @@ void ane_error_clear(AneError *err);
 
 /* ============================== Handles =================================== */
 
-typedef enum { ANE_KIND_SURFACE = 1, ANE_KIND_PROGRAM = 2, ANE_KIND_SCHED = 3 } AneKind;
+typedef enum { ANE_KIND_SURFACE = 1, ANE_KIND_PROGRAM = 2, ANE_KIND_SCHED = 3, ANE_KIND_POOL = 4 } AneKind;
 
 /* First member of everything a handle can name. */
 typedef struct AneObject {
@@ -77,6 +77,9 @@ void ane_source_free(AneSourceDef *s);
 int ane_kernel_copy(const AneKernel *in, int32_t n_sources, AneKernelDef *out, AneError *err);
 void ane_kernel_free(AneKernelDef *k);
 
+/* "@model_path/weights/NAME", NAME a plain file name. */
+bool ane_blob_path_ok(const char *path);
+
 /* Layout of a port as the engine lays it out (rows padded to 64 bytes). */
 void ane_port_layout(const AnePortDef *port, AneSurfaceInfo *out);
 
@@ -90,16 +93,30 @@ AneObject *ane_surface_object(AneSurface *s);
 /* A program as the engine knows it: one per identity, shared by all that bake
  * the same bytes, because the engine keeps one staging directory per identity. */
 typedef struct AneProgram AneProgram;
+struct AnePool;
 
 typedef struct {
     uint64_t bake_ns; /* fp16 blobs and staging files */
     uint64_t compile_ns, load_ns;
     bool compiled; /* this call compiled it */
     bool reused;   /* it was loaded already */
+    bool by_worker; /* a worker compiled it */
+    bool (*stop)(void *context); /* asked while waiting for a worker: give up? NULL: never */
+    void *stop_context;
 } AneCost;
 
-/* Bake and find or make the program of these bytes; +1 reference in *out. */
-int ane_prog_acquire(const AneSourceDef *source, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err);
+/* Bake and find or make the program of these bytes; +1 reference in *out. `shared`: in memory a
+ * worker can map. */
+int ane_prog_acquire(const AneSourceDef *source, const float *const *weights, bool shared, AneProgram **out, AneCost *cost,
+                     AneError *err);
+/* Have a worker compile it, unless the engine knows it (needs `shared` above). ane_prog_load()
+ * waits for the worker, takes what it made, and compiles here only when no worker could. */
+int ane_prog_begin(AneProgram *p, struct AnePool *pool, uint32_t qos, AneError *err);
+/* The program works: forget how it was made. */
+void ane_prog_settle(AneProgram *p);
+/* A loaded program of a worker is of no use: unload it and have the same sources compiled
+ * elsewhere. *out (+1 reference, not loaded) takes the place of `p`. ANE_SKIP: not a worker's. */
+int ane_prog_remake(AneProgram *p, uint32_t qos, AneProgram **out, AneError *err);
 /* Compile unless the engine knows the identity; `reserved`: the budget was reserved by the caller. */
 int ane_prog_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err);
 /* Load (compiling first if needed); every success is matched by one ane_prog_unload. */

@@ -159,7 +159,9 @@ static int blame_program(const AneSched *s, int32_t p, int status, AneError *err
 static int bake(AneGeneration *gen, int32_t p, AneError *err) {
     AneSched *s = gen->sched;
     uint64_t begin = ane_now_ns();
-    int status = ane_prog_acquire(&s->sources[p], gen->weights, &gen->programs[p], &gen->cost, err);
+    int status = ane_prog_acquire(&s->sources[p], gen->weights, s->pool != NULL, &gen->programs[p], &gen->cost, err);
+    if (status == ANE_OK && s->pool) /* it compiles while the next one is baked */
+        status = ane_prog_begin(gen->programs[p], s->pool, s->options.background_qos, err);
     ane_trace_add(&s->trace, ANE_EV_BAKE, p, gen->version, begin, ane_now_ns());
     return blame_program(s, p, status, err);
 }
@@ -184,28 +186,68 @@ static int bind(AneGeneration *gen, int32_t k, bool reused, AneError *err) {
     return status;
 }
 
-/* Compile and load one program, then bind and try all its kernels. */
-static int load(AneGeneration *gen, int32_t p, AneError *err) {
+static bool stop_waiting(void *context) {
+    AneGeneration *gen = context;
+    pthread_mutex_lock(&gen->sched->lock);
+    bool stop = gen->sched->closing || gen->withdrawn;
+    pthread_mutex_unlock(&gen->sched->lock);
+    return stop;
+}
+
+/* Load one program, compiling it where no worker has. */
+static int load_program(AneGeneration *gen, int32_t p, AneCost *cost, AneError *err) {
     AneSched *s = gen->sched;
-    AneCost cost = {0};
     uint64_t begin = ane_now_ns();
-    int status = ane_prog_load(gen->programs[p], s->options.background_qos, true, &cost, err);
+    int status = ane_prog_load(gen->programs[p], s->options.background_qos, s->pool == NULL, cost, err);
     uint64_t end = ane_now_ns();
-    gen->cost.bake_ns += cost.bake_ns; /* staging files */
-    gen->cost.compile_ns += cost.compile_ns;
-    gen->cost.load_ns += cost.load_ns;
-    gen->compiled += cost.compiled;
-    gen->reused += cost.reused;
-    if (cost.compiled)
-        ane_trace_add(&s->trace, ANE_EV_COMPILE, p, gen->version, begin, begin + cost.compile_ns);
+    gen->cost.bake_ns += cost->bake_ns; /* staging files */
+    gen->cost.compile_ns += cost->compile_ns;
+    gen->cost.load_ns += cost->load_ns;
+    gen->compiled += cost->compiled;
+    gen->reused += cost->reused;
+    gen->by_worker += cost->by_worker;
+    if (cost->compiled || cost->by_worker)
+        ane_trace_add(&s->trace, ANE_EV_COMPILE, p, gen->version, begin, begin + cost->compile_ns);
     if (status != ANE_OK)
         return blame_program(s, p, status, err);
-    ane_trace_add(&s->trace, ANE_EV_LOAD, p, gen->version, end - cost.load_ns, end);
+    ane_trace_add(&s->trace, ANE_EV_LOAD, p, gen->version, end - cost->load_ns, end);
     gen->stages[p] = STAGE_LOADED; /* from here on retire() unloads it */
-    for (int32_t k = s->first_kernel[p]; k < s->n_kernels && status == ANE_OK; k++)
-        if (s->kernels[k].program == p)
-            status = bind(gen, k, cost.reused, err);
-    return status;
+    return ANE_OK;
+}
+
+static void drop_requests(AneGeneration *gen, int32_t p) {
+    AneSched *s = gen->sched;
+    for (int32_t k = s->first_kernel[p]; k < s->n_kernels; k++)
+        if (s->kernels[k].program == p) {
+            ane_request_free(gen->requests[k]);
+            gen->requests[k] = NULL;
+        }
+}
+
+/* Compile and load one program, then bind and try all its kernels. A program that a worker
+ * made and that is of no use is made again, by another worker or here. */
+static int load(AneGeneration *gen, int32_t p, AneError *err) {
+    AneSched *s = gen->sched;
+    for (;;) {
+        AneCost cost = {.stop = stop_waiting, .stop_context = gen};
+        int status = load_program(gen, p, &cost, err);
+        if (status != ANE_OK)
+            return status;
+        for (int32_t k = s->first_kernel[p]; k < s->n_kernels && status == ANE_OK; k++)
+            if (s->kernels[k].program == p)
+                status = bind(gen, k, cost.reused, err);
+        AneProgram *next = NULL;
+        if (status == ANE_OK || !cost.by_worker ||
+            ane_prog_remake(gen->programs[p], s->options.background_qos, &next, NULL) != ANE_OK) {
+            ane_prog_settle(gen->programs[p]);
+            return status;
+        }
+        drop_requests(gen, p);
+        ane_prog_release(gen->programs[p]);
+        gen->programs[p] = next;
+        gen->stages[p] = STAGE_BAKED;
+        ane_error_clear(err);
+    }
 }
 
 /* ============================== The job =================================== */
@@ -270,8 +312,10 @@ static void compile_job(void *context) {
     AneSched *s = gen->sched;
     ane_core_thread_enter();
     uint64_t begin = ane_now_ns();
-    int status = gen->reserved ? ANE_OK : ane_budget_reserve(s->n_programs, &gen->error);
-    gen->reserved = status == ANE_OK;
+    /* With workers only what they cannot do is compiled here, and reserved one by one. */
+    bool reserve = !gen->reserved && !s->pool;
+    int status = reserve ? ane_budget_reserve(s->n_programs, &gen->error) : ANE_OK;
+    gen->reserved = status == ANE_OK && !s->pool;
     while (take_step(gen, &status))
         gen->job_ns = gen->job_before_ns + ane_now_ns() - begin; /* published by the last step */
     uint64_t end = ane_now_ns();

@@ -16,10 +16,26 @@
 #include <unistd.h>
 
 #import "_core_door.h"
+#include "_core_pool.h"
 
 #define g ane_engine
 
+enum {
+    WAIT_SLICE_MS = 20, /* between two looks at whether the trainer is being closed */
+    MAX_RELOADS = 8
+};
+
 /* ============================== Programs: making ========================== */
+
+static void drop_job(AneProgram *p) {
+    ane_job_free(p->job);
+    p->job = NULL;
+    ane_segment_release(p->segment);
+    p->segment = NULL;
+    if (p->pool)
+        ane_object_release(ane_pool_object(p->pool));
+    p->pool = NULL;
+}
 
 static void destroy_program(AneProgram *p) {
     ane_thread_enter();
@@ -28,6 +44,9 @@ static void destroy_program(AneProgram *p) {
         [p->files release];
         [p->text release];
     }
+    if (p->begun && p->state == PROG_MADE) /* a worker may have staged it, and nobody will unload it */
+        ane_remove_tree(p->directory);
+    drop_job(p);
     ane_free_procedures(p);
     free(p->directory);
     pthread_mutex_destroy(&p->life);
@@ -65,61 +84,6 @@ void ane_prog_release(AneProgram *p) {
 
 const char *ane_prog_identity(const AneProgram *p) { return p->identity; }
 
-/* weight [rows, cols] fp32 -> half [cols, rows], by tiles that stay in cache. */
-static void bake_transposed(const float *weight, uint16_t *half, size_t rows, size_t cols) {
-    enum { TILE = 64 };
-    float line[TILE];
-    for (size_t r = 0; r < rows; r += TILE)
-        for (size_t c = 0; c < cols; c++) {
-            size_t n = rows - r < TILE ? rows - r : TILE;
-            for (size_t i = 0; i < n; i++)
-                line[i] = weight[(r + i) * cols + c];
-            ane_cpu_half_from_float(line, half + c * rows + r, n);
-        }
-}
-
-/* The weight container, version 2 (apple/coremltools StorageFormat.hpp): storage
- * header, one metadata record at 64, data at 128. Returns +1. */
-static NSData *make_blob(const AneBlobDef *b, const float *weight) {
-    size_t count = (size_t)(b->rows * b->cols);
-    NSMutableData *d = [[NSMutableData alloc] initWithLength:128 + count * 2];
-    uint8_t *out = [d mutableBytes];
-    if (!out) {
-        [d release];
-        return nil;
-    }
-    uint32_t head[2] = {1, 2}, meta[2] = {0xDEADBEEF, 1 /* fp16 */};
-    uint64_t place[2] = {count * 2, 128};
-    memcpy(out, head, sizeof head);
-    memcpy(out + 64, meta, sizeof meta);
-    memcpy(out + 72, place, sizeof place);
-    uint16_t *half = (uint16_t *)(void *)(out + 128);
-    if (b->weight < 0)
-        memcpy(half, b->data_f16, count * 2);
-    else if (b->transform == ANE_BAKE_PLAIN)
-        ane_cpu_half_from_float(weight, half, count);
-    else
-        bake_transposed(weight, half, (size_t)b->rows, (size_t)b->cols);
-    return d;
-}
-
-/* Descriptor and model of these bytes. *model is +1. */
-static int make_model(NSData *text, NSDictionary *files, id *model, char identity[256], AneError *err) {
-    NSMutableDictionary *weights = [NSMutableDictionary dictionary];
-    for (NSString *path in files) /* one entry inside: its order cannot matter to the hash */
-        [weights setObject:[NSDictionary dictionaryWithObject:[files objectForKey:path] forKey:@"data"] forKey:path];
-    id descriptor = [(id<AneDescriptorClass>)(id)g.cls[CLS_DESCRIPTOR] modelWithMILText:text weights:weights optionsPlist:nil];
-    if (!descriptor)
-        return ane_error_set(err, ANE_E_ENGINE, "the engine made no descriptor of %zu bytes of MIL text", (size_t)[text length]);
-    id<AneModel> m = [(id<AneModelClass>)(id)g.cls[CLS_MODEL] inMemoryModelWithDescriptor:descriptor];
-    NSString *name = [m hexStringIdentifier];
-    if (!m || !name || [name length] == 0 || [name length] > 255)
-        return ane_error_set(err, ANE_E_ENGINE, "the engine made no model, or one without an identity");
-    ane_copy_string(identity, 256, name);
-    *model = [(id)m retain];
-    return ANE_OK;
-}
-
 static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *files, const char *identity) {
     AneProgram *p = calloc(1, sizeof *p);
     const char *path = [[model localModelPath] fileSystemRepresentation];
@@ -137,20 +101,55 @@ static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *f
     return p;
 }
 
-static int acquire(const AneSourceDef *k, const float *const *weights, AneProgram **out, AneError *err) {
+/* Weight files in memory of this process. */
+static int bake_here(const AneSourceDef *k, const float *const *weights, NSDictionary **out, AneError *err) {
     NSMutableDictionary *files = [NSMutableDictionary dictionary];
     for (int32_t i = 0; i < k->n_blobs; i++) {
         const AneBlobDef *b = &k->blobs[i];
-        NSData *d = make_blob(b, b->weight < 0 ? NULL : weights[b->weight]);
-        if (!d)
+        NSMutableData *d = [[NSMutableData alloc] initWithLength:ane_blob_bytes(b)];
+        if (![d mutableBytes]) {
+            [d release];
             return ane_error_set(err, ANE_E_MEMORY, "out of memory for weight file %s", b->path);
+        }
+        ane_blob_write(b, b->weight < 0 ? NULL : weights[b->weight], [d mutableBytes]);
         [files setObject:d forKey:[NSString stringWithUTF8String:b->path]];
         [d release];
     }
-    NSData *text = [NSData dataWithBytes:k->mil length:k->mil_bytes];
+    *out = files;
+    return ANE_OK;
+}
+
+/* Text and weight files in memory that a worker can map. */
+static int bake_shared(const AneSourceDef *k, const float *const *weights, AneSegment **segment, NSDictionary **out,
+                       AneError *err) {
+    size_t n = (size_t)k->n_blobs;
+    const char **paths = calloc(n + 1, sizeof *paths);
+    size_t *bytes = calloc(n + 1, sizeof *bytes);
+    int status = paths && bytes ? ANE_OK : ane_error_set(err, ANE_E_MEMORY, "out of memory for weight files");
+    for (size_t i = 0; i < n && status == ANE_OK; i++) {
+        paths[i] = k->blobs[i].path;
+        bytes[i] = ane_blob_bytes(&k->blobs[i]);
+    }
+    if (status == ANE_OK)
+        status = ane_segment_layout(k->mil, k->mil_bytes, paths, bytes, (uint32_t)n, segment, err);
+    free(paths);
+    free(bytes);
+    if (status != ANE_OK)
+        return status;
+    const AneSegmentHead *head = ane_segment_head(*segment);
+    for (size_t i = 0; i < n; i++) {
+        const AneBlobDef *b = &k->blobs[i];
+        ane_blob_write(b, b->weight < 0 ? NULL : weights[b->weight], (*segment)->base + head->files[i].at);
+    }
+    *out = ane_segment_files(*segment, head);
+    return *out ? ANE_OK : ane_error_set(err, ANE_E_MEMORY, "out of memory for weight files");
+}
+
+/* One program per identity: that of these bytes, new or known; +1 reference. */
+static int find_or_make(NSData *text, NSDictionary *files, AneSegment *segment, AneProgram **out, AneError *err) {
     id model = nil;
     char identity[256];
-    int status = make_model(text, files, &model, identity, err);
+    int status = ane_model_make(text, files, &model, identity, err);
     if (status != ANE_OK)
         return status;
     pthread_mutex_lock(&g.lock);
@@ -160,6 +159,8 @@ static int acquire(const AneSourceDef *k, const float *const *weights, AneProgra
     if (p) {
         p->refs++;
     } else if ((p = new_program(model, text, files, identity))) {
+        if (segment)
+            ane_segment_retain(p->segment = segment);
         p->next = g.programs;
         g.programs = p;
     } else {
@@ -171,7 +172,18 @@ static int acquire(const AneSourceDef *k, const float *const *weights, AneProgra
     return status;
 }
 
-int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err) {
+static int acquire(const AneSourceDef *k, const float *const *weights, bool shared, AneProgram **out, AneError *err) {
+    NSDictionary *files = nil;
+    AneSegment *segment = NULL;
+    int status = shared ? bake_shared(k, weights, &segment, &files, err) : bake_here(k, weights, &files, err);
+    if (status == ANE_OK)
+        status = find_or_make([NSData dataWithBytes:k->mil length:k->mil_bytes], files, segment, out, err);
+    ane_segment_release(segment);
+    return status;
+}
+
+int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, bool shared, AneProgram **out, AneCost *cost,
+                     AneError *err) {
     int status = ane_need_open(err);
     if (status != ANE_OK)
         return status;
@@ -182,7 +194,7 @@ int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, AneProg
     uint64_t begin = ane_now_ns();
     @autoreleasepool {
         @try {
-            status = acquire(k, weights, out, err);
+            status = acquire(k, weights, shared, out, err);
         } @catch (NSException *x) {
             status = ane_threw(err, "describe", x);
         }
@@ -191,67 +203,76 @@ int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, AneProg
     return status;
 }
 
-/* ============================== Programs: staging ========================= */
+/* ============================== Programs: life ============================ */
 
-/* Remove a directory tree of our own making: two levels, regular files. */
-static void remove_tree(NSString *directory) {
-    [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL];
-}
-
-static int write_file(const char *directory, const char *name, NSData *data, AneError *err) {
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s", directory, name) >= (int)sizeof path)
-        return ane_error_set(err, ANE_E_IO, "staging path too long: %s/%s", directory, name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return ane_error_set(err, ANE_E_IO, "cannot write %s: %s", path, strerror(errno));
-    const char *at = [data bytes];
-    size_t left = [data length];
-    while (left) {
-        ssize_t n = write(fd, at, left);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            int why = errno;
-            close(fd);
-            return ane_error_set(err, ANE_E_IO, "cannot write %s: %s", path, n < 0 ? strerror(why) : "no progress");
+/* The worker's answer to p->job. ANE_OK: the engine knows the program now.
+ * ANE_E_WORKER: compile it here. Anything else ends this program. Under p->life. */
+static int await_worker(AneProgram *p, AneCost *cost, AneError *err) {
+    AneAnswer answer;
+    for (;;) {
+        while (ane_job_wait(p->job, WAIT_SLICE_MS, &answer) == ANE_AGAIN)
+            if (cost->stop && cost->stop(cost->stop_context))
+                return ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
+        int status = answer.error.status;
+        if (status == ANE_OK) {
+            cost->bake_ns += answer.bake_ns;
+            cost->compile_ns += answer.compile_ns;
+            if ([p->model compiledModelExists])
+                return ANE_OK;
+            if (ane_job_again(p->job) == ANE_OK) /* gone again, or never there */
+                continue;
+            return ANE_E_WORKER;
         }
-        at += n;
-        left -= (size_t)n;
+        if (status == ANE_E_CLOSED)
+            return ANE_E_WORKER; /* the pool was closed under a trainer that goes on */
+        if (err)
+            *err = answer.error;
+        if (status != ANE_E_WORKER) {
+            p->state = PROG_GONE;
+            ane_remove_tree(p->directory);
+        }
+        return status;
     }
-    if (close(fd) != 0)
-        return ane_error_set(err, ANE_E_IO, "cannot write %s: %s", path, strerror(errno));
-    return ANE_OK;
 }
 
-/* model.mil and weights/NAME into an empty staging directory (stale files of an
- * earlier build can shadow the new ones: third-party engine notes). */
-static int stage(AneProgram *p, AneError *err) {
-    char weights[4096];
-    if (snprintf(weights, sizeof weights, "%s/weights", p->directory) >= (int)sizeof weights)
-        return ane_error_set(err, ANE_E_IO, "staging path too long: %s", p->directory);
-    remove_tree([NSString stringWithUTF8String:p->directory]);
-    if (mkdir(p->directory, 0700) != 0 || mkdir(weights, 0700) != 0)
-        return ane_error_set(err, ANE_E_IO, "cannot make staging directory %s: %s", p->directory, strerror(errno));
-    int status = write_file(p->directory, "model.mil", p->text, err);
-    for (NSString *path in p->files) {
-        if (status != ANE_OK)
-            break;
-        const char *name = [path UTF8String] + strlen("@model_path/");
-        status = write_file(p->directory, name, [p->files objectForKey:path], err);
-    }
+int ane_prog_begin(AneProgram *p, AnePool *pool, uint32_t qos, AneError *err) {
+    int status = ane_need_open(err);
     if (status != ANE_OK)
-        remove_tree([NSString stringWithUTF8String:p->directory]);
+        return status;
+    ane_thread_enter();
+    pthread_mutex_lock(&p->life);
+    @autoreleasepool {
+        @try {
+            if (p->state == PROG_MADE && p->segment && !p->job && ![p->model compiledModelExists] &&
+                ane_job_start(pool, p->segment, p->identity, p->directory, qos, &p->job, NULL) == ANE_OK) {
+                p->begun = true;
+                ane_object_retain(ane_pool_object(pool));
+                p->pool = pool;
+            }
+        } @catch (NSException *x) {
+            status = ane_threw(err, "compiledModelExists", x);
+        }
+    }
+    pthread_mutex_unlock(&p->life);
     return status;
 }
-
-/* ============================== Programs: life ============================ */
 
 /* Under p->life. The model object is spent after a failure: forget the program. */
 static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
     if (p->state != PROG_MADE)
         return p->state == PROG_GONE ? ane_error_set(err, ANE_E_STATE, "this program was unloaded or failed; make a new one")
                                      : ANE_OK;
+    if (p->job) {
+        int answer = await_worker(p, cost, err);
+        if (answer == ANE_OK) {
+            p->cached = p->by_worker = cost->by_worker = true;
+            p->state = PROG_COMPILED;
+        }
+        if (answer != ANE_E_WORKER)
+            return answer;
+        ane_pool_count_fallback(p->pool); /* no worker could: compile here, if the budget allows */
+        drop_job(p);
+    }
     if ([p->model compiledModelExists]) {
         p->cached = true;
         p->state = PROG_COMPILED;
@@ -261,7 +282,7 @@ static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *c
     if (status != ANE_OK)
         return status;
     uint64_t begin = ane_now_ns();
-    status = stage(p, err);
+    status = ane_stage(p->directory, p->text, p->files, err);
     cost->bake_ns += ane_now_ns() - begin;
     if (status != ANE_OK) {
         if (!reserved)
@@ -281,7 +302,7 @@ static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *c
     if (!ok) {
         status = ane_refused(err, ANE_E_COMPILE, "compile", e, p->identity, qos, begin);
         p->state = PROG_GONE;
-        remove_tree([NSString stringWithUTF8String:p->directory]);
+        ane_remove_tree(p->directory);
         return status;
     }
     p->state = PROG_COMPILED;
@@ -295,8 +316,21 @@ static void drop_sources(AneProgram *p) {
     for (NSString *file in p->files)
         if (snprintf(path, sizeof path, "%s/%s", p->directory, [file UTF8String] + strlen("@model_path/")) < (int)sizeof path)
             unlink(path);
+    if (p->cached && [(id)p->model respondsToSelector:@selector(setDescriptor:)])
+        [p->model setDescriptor:nil]; /* a load by identity keeps the weight bytes alive */
     [p->files release];
     p->files = nil;
+    drop_job(p);
+}
+
+void ane_prog_settle(AneProgram *p) {
+    ane_thread_enter();
+    pthread_mutex_lock(&p->life);
+    @autoreleasepool {
+        if (p->state == PROG_LOADED && p->files)
+            drop_sources(p);
+    }
+    pthread_mutex_unlock(&p->life);
 }
 
 /* One load message, timed. */
@@ -320,10 +354,16 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     uint64_t begin = ane_now_ns();
     NSError *e = nil;
     BOOL ok = say_load(p, qos, cost, &e);
-    if (!ok && p->cached) { /* the entry vanished between question and load: compile once, load once */
+    /* The entry vanished between question and load, or is of no use: compile and load once more,
+     * where workers do it as often as another one may try, then here. */
+    for (int tries = 0; !ok && p->cached && tries < MAX_RELOADS; tries++) {
         [p->model purgeCompiledModel];
-        p->cached = false;
+        p->cached = p->by_worker = cost->by_worker = false;
         p->state = PROG_MADE;
+        if (p->job && ane_job_again(p->job) != ANE_OK) {
+            ane_pool_count_fallback(p->pool);
+            drop_job(p);
+        }
         if ((status = compile_locked(p, qos, reserved, cost, err)) != ANE_OK)
             return status;
         e = nil;
@@ -332,7 +372,7 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     if (!ok) {
         status = ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "load", e, p->identity, qos, begin);
         p->state = PROG_GONE;
-        remove_tree([NSString stringWithUTF8String:p->directory]);
+        ane_remove_tree(p->directory);
         return status;
     }
     pthread_mutex_lock(&g.lock);
@@ -341,7 +381,8 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     pthread_mutex_unlock(&g.lock);
     p->state = PROG_LOADED;
     p->loads = 1;
-    drop_sources(p);
+    if (!p->job) /* a worker's program is still on trial: ane_prog_settle() */
+        drop_sources(p);
     return ane_read_procedures(p, err);
 }
 
@@ -353,11 +394,46 @@ static int unload_locked(AneProgram *p, uint32_t qos, AneError *err) {
     NSError *e = nil;
     uint64_t begin = ane_now_ns();
     BOOL ok = [p->model unloadWithQoS:qos error:&e];
+    if (p->by_worker) /* its weights are history: nobody will ask for it again */
+        [p->model purgeCompiledModel];
     p->state = PROG_GONE;
     pthread_mutex_lock(&g.lock);
     g.loaded--;
     pthread_mutex_unlock(&g.lock);
     return ok ? ANE_OK : ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "unload", e, p->identity, qos, begin);
+}
+
+/* The same sources once more, in a model of their own, after the program a worker made
+ * of them proved to be of no use. `p` is given up; *out takes its place. Under p->life. */
+static int remake_locked(AneProgram *p, uint32_t qos, AneProgram **out, AneError *err) {
+    AneSegment *segment = p->segment;
+    AnePool *pool = p->pool;
+    AneJob *job = p->job;
+    NSDictionary *files = [[p->files retain] autorelease];
+    NSData *text = [[p->text retain] autorelease];
+    p->segment = NULL;
+    p->pool = NULL;
+    p->job = NULL;
+    int status = unload_locked(p, qos, err);
+    forget(p); /* the new one has the same identity */
+    AneProgram *made = NULL;
+    if (status == ANE_OK)
+        status = find_or_make(text, files, segment, &made, err);
+    if (status == ANE_OK && ane_job_again(job) == ANE_OK) {
+        made->job = job;
+        made->pool = pool;
+        made->begun = true;
+        job = NULL;
+        pool = NULL;
+    } else if (status == ANE_OK) {
+        ane_pool_count_fallback(pool);
+    }
+    ane_job_free(job);
+    ane_segment_release(segment);
+    if (pool)
+        ane_object_release(ane_pool_object(pool));
+    *out = made;
+    return status;
 }
 
 /* The frame of every life-cycle step: fork guard, thread, lock, pool, exceptions. */
@@ -386,6 +462,10 @@ int ane_prog_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, 
 
 int ane_prog_load(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
     LIFE_STEP(p, "load", load_locked(p, qos, reserved, cost, err));
+}
+
+int ane_prog_remake(AneProgram *p, uint32_t qos, AneProgram **out, AneError *err) {
+    LIFE_STEP(p, "remake", p->job && p->loads == 1 ? remake_locked(p, qos, out, err) : ANE_SKIP);
 }
 
 int ane_prog_unload(AneProgram *p, uint32_t qos, AneError *err) { LIFE_STEP(p, "unload", unload_locked(p, qos, err)); }
@@ -443,7 +523,7 @@ int ane_program_create(const AneSource *source, const AneKernel *kernel, const f
     if (status == ANE_OK)
         status = ane_kernel_copy(kernel, 1, &r->kernel, err);
     if (status == ANE_OK)
-        status = ane_prog_acquire(&r->source, weights, &r->program, &r->cost, err);
+        status = ane_prog_acquire(&r->source, weights, false, &r->program, &r->cost, err);
     if (status == ANE_OK)
         status = ane_handle_new(&r->object, out, err);
     if (status != ANE_OK)

@@ -61,6 +61,7 @@ static AneGeneration *swap_locked(AneSched *s) {
     s->now.canary_ns = gen->canary_ns;
     s->now.programs_compiled = gen->compiled;
     s->now.programs_reused = gen->reused;
+    s->now.programs_by_workers = gen->by_worker;
     s->now.evals_during_compile = gen->evals;
     s->now.micro_steps_during_compile = gen->micro_steps;
     uint64_t end = ane_now_ns();
@@ -424,6 +425,8 @@ static void destroy_sched(AneObject *o) {
     if (s->changed)
         dispatch_release(s->changed);
     ane_trace_free(&s->trace);
+    if (s->pool)
+        ane_object_release(ane_pool_object(s->pool));
     ane_samples_free(&s->idle);
     ane_samples_free(&s->compiling);
     pthread_mutex_destroy(&s->lock);
@@ -469,6 +472,8 @@ int ane_sched_create(const AneSource *sources, int32_t n_sources, const AneKerne
         status = build_sched(s, err);
     if (status == ANE_OK)
         status = ane_set_make(s, sources, kernels, weight_counts, wires, n_wires, err);
+    if (status == ANE_OK && options->pool)
+        status = ane_handle_get(options->pool, ANE_KIND_POOL, (void **)&s->pool, err);
     if (status == ANE_OK)
         status = ane_handle_new(&s->object, out, err);
     if (status != ANE_OK)

@@ -15,6 +15,7 @@
 #include <pthread.h>
 
 #include "_core_internal.h"
+#include "_core_pool.h"
 #include "_gcd.h"
 
 /* ============================== Measurements ============================== */
@@ -79,7 +80,7 @@ typedef struct {
     uint64_t job_ns, job_before_ns; /* time on the queue; of earlier runs */
     AneCost cost;
     uint64_t canary_ns;
-    int64_t compiled, reused;
+    int64_t compiled, reused, by_worker;
 } AneGeneration;
 
 /* A surface for canaries, shared by all kernels of the set (they run one at a time). */
@@ -91,6 +92,7 @@ typedef struct {
 struct AneSched {
     AneObject object;
     AneSchedOptions options;
+    AnePool *pool;                       /* compiles, NULL: this process does */
     AneSourceDef *sources;               /* by program */
     int32_t *first_kernel, *kernels_of;  /* by program: first kernel, how many */
     AneKernelDef *kernels;

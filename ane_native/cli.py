@@ -2,7 +2,7 @@
 """The command line: ``ane-native train | generate | probe | info``.
 
 Exit codes: 0 done, 1 an error (one line on standard error; ``--debug`` shows the traceback),
-2 wrong arguments, 130 stopped by Ctrl-C. What a command needs is imported when it runs, so
+2 wrong arguments, 130 stopped by Ctrl-C, 143 by SIGTERM. What a command needs is imported when it runs, so
 ``--help`` and ``--version`` are quick and work without a built core.
 """
 
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("sample-tokens", int, "N", "length of the sample after the run"),
     ("compile-limit", int, "N", "compiles a process may make; 0: no limit [softane: 0]"),
     ("budget-end", str, "WAY", "when they are used up: restart (exec) or stop [restart]"),
+    ("workers", "workers", "N", "processes that compile, or auto; 0: this one"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
 )
@@ -68,6 +70,13 @@ def _staleness(text: str) -> int | str:
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected 0, 1, 2, ... or none, got {text!r}")
     return value
+
+
+def _workers(text: str) -> int | str:
+    """A whole number, or ``"auto"``."""
+    if text == "auto" or text.isdigit():
+        return text if text == "auto" else int(text)
+    raise argparse.ArgumentTypeError(f"expected 0, 1, 2, ... or auto, got {text!r}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         if kind is None:
             train.add_argument(f"--{flag}", action="store_true", default=None, help=text)
         else:
-            read = _staleness if kind == "staleness" else kind
+            read = {"staleness": _staleness, "workers": _workers}.get(kind, kind)
             train.add_argument(f"--{flag}", type=read, metavar=metavar, help=text)
     train.add_argument("--out", metavar="DIR", help="directory of runs [runs]")
     train.add_argument("--name", metavar="NAME", help="name of the run [the preset's]")
@@ -179,7 +188,7 @@ def _train(args: argparse.Namespace) -> int:
     if result.interrupted:
         print(f"stopped after {result.updates} updates; go on with:")
         print(f"    ane-native train --resume {result.folder}")
-        return EXIT_INTERRUPTED
+        return 128 + (result.signal or signal.SIGINT)
     print(f"{time.monotonic() - begin:.0f} s in all")
     return 0
 

@@ -34,6 +34,7 @@ from .kernel import (
     Surface,
     as_float32,
 )
+from .workers import PoolStats, WorkerPool
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,7 +70,9 @@ class BatchStats:
         bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``; baking
             includes hashing and the files the engine's compiler reads.
         hidden_ms: ``compile_ms - compile_stall_ms``, at least 0.
-        programs_compiled, programs_reused: in that generation.
+        programs_compiled, programs_reused: in that generation; compiled by this process.
+        programs_by_workers: in that generation, compiled by worker processes.
+        workers: what the compile workers have done so far, None without them.
         evals_during_compile, micro_steps_during_compile: that ended while it compiled.
         evals, micro_steps: of the batch.
         batch_ms: from the end of the last boundary to the end of this one.
@@ -102,6 +105,7 @@ class BatchStats:
     hidden_ms: float | None
     programs_compiled: int
     programs_reused: int
+    programs_by_workers: int
     evals_during_compile: int
     micro_steps_during_compile: int
     evals: int
@@ -117,11 +121,17 @@ class BatchStats:
     compiles_used: int
     budget_left: int | None
     programs_loaded: int
+    workers: PoolStats | None
     engine: str
 
     def as_dict(self) -> dict[str, object]:
-        """Field name -> value, for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Field name -> value, for JSON; the workers' counters as ``workers_…``."""
+        made = {f.name: getattr(self, f.name) for f in fields(self)}
+        workers = made.pop("workers")
+        if workers is not None:
+            counts = {f"workers_{k}": v for k, v in workers.as_dict().items() if k != "pids"}
+            made.update(counts)
+        return made
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ class TraceEvent:
     thread: int
 
 
-def _stats(out: Any, engine: str) -> BatchStats:
+def _stats(out: Any, engine: str, workers: PoolStats | None) -> BatchStats:
     def ms(ns: int) -> float:
         return int(ns) / 1e6
 
@@ -180,6 +190,8 @@ def _stats(out: Any, engine: str) -> BatchStats:
         hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
         programs_compiled=int(out.programs_compiled),
         programs_reused=int(out.programs_reused),
+        programs_by_workers=int(out.programs_by_workers),
+        workers=workers,
         evals_during_compile=int(out.evals_during_compile),
         micro_steps_during_compile=int(out.micro_steps_during_compile),
         evals=int(out.evals),
@@ -216,6 +228,9 @@ class DoubleBufferedTrainer:
         background_qos, foreground_qos: the engine's quality-of-service classes for compiling
             and for evaluating. They must differ on hardware: compile, load and unload of one
             class are serial (listing of _ANEClient).
+        workers: processes that compile, so that this one only loads and its budget of compiles
+            is left alone: a number, ``"auto"``, 0 for none, or a :class:`WorkerPool` that the
+            caller closes.
 
     Raises:
         CompileError, CanaryError, …: the first generation could not be built.
@@ -240,8 +255,11 @@ class DoubleBufferedTrainer:
         trace: int = 0,
         background_qos: int = BACKGROUND_QOS,
         foreground_qos: int = FOREGROUND_QOS,
+        workers: int | str | WorkerPool = 0,
     ) -> None:
         self._handle = 0
+        self.workers: WorkerPool | None = None
+        self._own_workers = False
         if not isinstance(kernels, KernelSet):
             raise TypeError(f"kernels: expected a KernelSet, got {type(kernels).__name__}")
         if staleness is not None and (
@@ -251,6 +269,7 @@ class DoubleBufferedTrainer:
         self.kernels = kernels
         self.staleness = staleness
         self.engine = Engine()
+        self._label = self.engine.label
         self.stats: BatchStats | None = None
         self._names = [k.name for k in kernels.kernels]
         self._stepping = threading.Lock()
@@ -262,6 +281,36 @@ class DoubleBufferedTrainer:
         self._owned: set[int] = set()  # versions whose arrays are our copies
         self._spare: list[dict[str, NDArray[np.float32]]] = []
 
+        self._open_workers(workers)
+        try:
+            self._build(
+                weights,
+                bound=-1 if staleness is None else staleness,
+                qos=(background_qos, foreground_qos),
+                canary=canary,
+                trace=trace,
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_workers(self, workers: int | str | WorkerPool) -> None:
+        if isinstance(workers, WorkerPool):
+            self.workers = workers
+        elif workers != 0:
+            self.workers, self._own_workers = WorkerPool(workers), True
+
+    def _build(
+        self,
+        weights: Mapping[str, ArrayLike],
+        *,
+        bound: int,
+        qos: tuple[int, int],
+        canary: bool,
+        trace: int,
+    ) -> None:
+        """Make the core's scheduler and wait for the first generation."""
+        kernels, (background_qos, foreground_qos) = self.kernels, qos
         first = self._checked(weights)
         self._shapes = {name: w.shape for name, w in first.items()}
         missing = [n for n in kernels.weight_names if n not in first]
@@ -272,9 +321,16 @@ class DoubleBufferedTrainer:
         self._programs = self._c.programs
         counts = c.ffi.new("int64_t[]", [first[n].size for n in self._c.names] or [0])
         wires = c.ffi.new("AneWire[]", kernels.wires or [(0, 0, 0, 0)])
-        bound = -1 if staleness is None else staleness
         options = c.ffi.new(
-            "AneSchedOptions *", [bound, background_qos, foreground_qos, int(canary), int(trace)]
+            "AneSchedOptions *",
+            {
+                "staleness": bound,
+                "background_qos": background_qos,
+                "foreground_qos": foreground_qos,
+                "canary": int(canary),
+                "trace": int(trace),
+                "pool": self.workers.handle if self.workers is not None else 0,
+            },
         )
         out = c.ffi.new("AneHandle *")
         status = c.lib.ane_sched_create(
@@ -293,13 +349,9 @@ class DoubleBufferedTrainer:
         self._check(status, error)
         self._handle = int(out[0])
         _open_trainers.add(self)
-        try:
-            snapshot, ns = self._snapshot(first, handover=False)
-            self._submit(snapshot, 0, ns)
-            self._finish()
-        except BaseException:
-            self.close()
-            raise
+        snapshot, ns = self._snapshot(first, handover=False)
+        self._submit(snapshot, 0, ns)
+        self._finish()
 
     # ------------------------------ weights ------------------------------
 
@@ -405,7 +457,8 @@ class DoubleBufferedTrainer:
             == c.lib.ANE_AGAIN
         ):
             pass
-        self.stats = _stats(out, self.engine.label)
+        workers = None if self.workers is None else self.workers.stats()
+        self.stats = _stats(out, self._label, workers)
         self._release_versions()
         return self.stats
 
@@ -590,8 +643,13 @@ class DoubleBufferedTrainer:
         Args:
             timeout: seconds to wait at most; None waits as long as it takes (Ctrl-C works).
         """
-        if not self._handle:
-            return
+        if self._handle:
+            self._close_scheduler(timeout)
+        if self.workers is not None and self._own_workers:
+            self._own_workers = False
+            self.workers.close()
+
+    def _close_scheduler(self, timeout: float | None) -> None:
         c, error = _native.core(), _native.new_error()
         until = None if timeout is None else time.monotonic() + timeout
         while True:

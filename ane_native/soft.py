@@ -83,6 +83,12 @@ def _staging_directory() -> str:
     return str(path)
 
 
+def staging_base() -> str | None:
+    """The staging directory that belongs to this process and goes with it; None: a shared one."""
+    made = f"{SHARED_MEMORY}/ane_native-{os.getuid()}-{os.getpid()}"
+    return made if get("staging") == made else None
+
+
 def prepare(path: Path | str | None = None) -> ctypes.CDLL:
     """Load softane's library (once); say where BLAS is and where staging goes.
 

@@ -12,7 +12,7 @@ metrics.jsonl. The *final* validation loss of a run with an epilogue (the demo) 
 a fresh generation made from the newest weights; a run without one reports the last of the
 others.
 
-Stopping and going on. The first Ctrl-C lets the micro-step end, saves and stops; a batch that
+Stopping and going on. The first Ctrl-C (or SIGTERM) lets the micro-step end, saves and stops; a batch that
 was begun is begun again on resume, with the same windows. A checkpoint holds the newest
 weights and, when they differ, those the engine was running on, so a resumed run with
 ``staleness`` 0 or 1 continues to the bit. A run that swaps when it is ready (2 and more,
@@ -54,6 +54,7 @@ from ane_native.optim import AdamW, LossScale, UpdateInfo, warmup_cosine
 from ane_native.progress import Progress, make_progress
 from ane_native.scheduler import BatchStats, DoubleBufferedTrainer
 from ane_native.trace import TraceLog
+from ane_native.workers import MOST_WORKERS, WorkerPool
 
 __all__ = ["RUNS", "TrainConfig", "TrainResult", "train"]
 
@@ -91,6 +92,8 @@ class TrainConfig:
             Apple's is what it is. 0: none is counted.
         budget_end: when the process cannot compile another set: ``"restart"`` executes the
             same command again (:mod:`ane_native.restart`), ``"stop"`` saves and ends.
+        workers: processes that compile (:class:`ane_native.workers.WorkerPool`): a number, "auto",
+            or 0: this process compiles. With workers softane's limit is not lifted.
         timing: softane's timing ("off", "m4", ...); None leaves it as it is.
         trace_events: events kept in trace.json; 0: no trace.
         overlap_gradients: queue weight gradients while the backward chain runs.
@@ -120,6 +123,7 @@ class TrainConfig:
     sample_tokens: int = 0
     compile_limit: int | None = None
     budget_end: str = "restart"
+    workers: int | str = 0
     timing: str | None = None
     trace_events: int = 60_000
     overlap_gradients: bool = True
@@ -152,6 +156,14 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected a text or none, got {value!r}")
         if self.vocab is not None and not isinstance(self.vocab, int):
             raise ConfigError(f"vocab: expected a number or none, got {self.vocab!r}")
+        if self.workers != "auto" and (
+            isinstance(self.workers, bool)
+            or not isinstance(self.workers, int)
+            or not 0 <= self.workers <= MOST_WORKERS
+        ):
+            raise ConfigError(
+                f"workers: expected 0 to {MOST_WORKERS} or auto, got {self.workers!r}"
+            )
         if self.budget_end not in ("restart", "stop"):
             raise ConfigError(f"budget_end: expected restart or stop, got {self.budget_end!r}")
         if self.lr == 0:
@@ -195,26 +207,28 @@ def config_from(values: Mapping[str, Any], where: object) -> TrainConfig:
 
 
 class Interrupts:
-    """Turns the first Ctrl-C into a flag; the second is a KeyboardInterrupt at once."""
+    """Turns the first Ctrl-C or SIGTERM into a flag; the second is a KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: Any = None
+        self.signal = 0  # the one that came first
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self.signal = True, number
         # A handler may not print: the stream could be in the middle of a write.
         os.write(2, b"\nstopping after this micro-step (Ctrl-C again stops at once)\n")
 
@@ -230,7 +244,8 @@ class TrainResult:
         folder: the run's directory.
         checkpoint: the last checkpoint.
         updates: updates done, of the whole run.
-        interrupted: True when Ctrl-C ended it early.
+        interrupted: True when Ctrl-C or SIGTERM ended it early.
+        signal: number of the signal that did, else 0.
         summary: content of summary.json.
         sample: the generated text, None when there is none.
     """
@@ -241,6 +256,7 @@ class TrainResult:
     interrupted: bool
     summary: dict[str, Any]
     sample: str | None
+    signal: int = 0
 
 
 def train(
@@ -318,7 +334,8 @@ def _train(
             shown.say(f"data     {corpus.describe()}")
             shown.say(f"model    {config.model}: {model.parameter_count:,} parameters, {model}")
             shown.say(f"run      {folder}")
-        run = Run(config, model, corpus, engine, folder, shown, stop)
+        pool = stack.enter_context(WorkerPool(config.workers)) if config.workers else None
+        run = Run(config, model, corpus, engine, folder, shown, stop, pool)
         stack.callback(run.metrics.close)
         return run.go(checkpoint)
 
@@ -327,7 +344,10 @@ def _open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
     """Open the engine and make the run's settings, undone when the stack is left."""
     engine = Engine()
     if engine.name.startswith("softane"):
-        settings: dict[str, Any] = {"compile_limit": config.compile_limit or 0}
+        limit = (
+            None if config.workers and config.compile_limit is None else config.compile_limit or 0
+        )
+        settings: dict[str, Any] = {} if limit is None else {"compile_limit": limit}
         if config.timing is not None:
             settings["timing"] = config.timing
         try:
@@ -346,6 +366,9 @@ def _open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
 def _budget_text(config: TrainConfig, engine: Engine) -> str:
     """How many compiles a process has, and what happens at their end."""
     limit = engine.info()["compile_limit"]
+    if config.workers:
+        text = "no limit of compiles" if limit is None else f"{limit} compiles per process"
+        return f"{text}; {config.workers} worker processes compile"
     if limit is None:
         lifted = engine.software and config.compile_limit is None
         how = "softane's limit is lifted; --compile-limit N keeps one" if lifted else "none counted"
@@ -396,9 +419,10 @@ class Run:
         folder: Path,
         progress: Progress,
         stop: Interrupts,
+        pool: WorkerPool | None = None,
     ) -> None:
         self.config, self.model, self.corpus, self.engine = config, model, corpus, engine
-        self.folder, self.progress, self.stop = folder, progress, stop
+        self.folder, self.progress, self.stop, self.pool = folder, progress, stop, pool
         self.program = LlamaProgram(model)
         self.sampler = WindowSampler(corpus.train, model.seq, config.seed + 1)
         self.valid = fixed_windows(corpus.valid, model.seq, config.valid_windows)
@@ -472,13 +496,20 @@ class Run:
             final_valid=self.final_valid,
             sample=self.sample,
         )
-        return TrainResult(self.folder, self.saved, self.done, interrupted, summary, self.sample)
+        return TrainResult(
+            *(self.folder, self.saved, self.done, interrupted, summary, self.sample),
+            signal=self.stop.signal,
+        )
 
     def _open(self, weights: Mapping[str, Any], staleness: int | None) -> None:
         """Compile a first generation; it becomes version 0."""
         ring = TRACE_RING if self.config.trace_events and not self.in_epilogue else 0
         self.trainer = DoubleBufferedTrainer(
-            self.program.kernel_set(), weights, staleness=staleness, trace=ring
+            self.program.kernel_set(),
+            weights,
+            staleness=staleness,
+            trace=ring,
+            workers=self.pool or 0,
         )
         newest_is_0 = weights is self.optimizer.params
         self.optimizer.restart_versions(0 if newest_is_0 else 1)

@@ -289,7 +289,21 @@ static int64_t stamp(const AneSourceDef *k, const float *const *weights) {
     return version;
 }
 
-int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, AneProgram **out, AneCost *cost, AneError *err) {
+/* Nothing of this engine is compiled by workers. */
+int ane_prog_begin(AneProgram *p, struct AnePool *pool, uint32_t qos, AneError *err) {
+    (void)p, (void)pool, (void)qos;
+    return ane_error_set(err, ANE_E_STATE, "the null engine has no workers");
+}
+void ane_prog_settle(AneProgram *p) { (void)p; }
+int ane_prog_remake(AneProgram *p, uint32_t qos, AneProgram **out, AneError *err) {
+    (void)p, (void)qos, (void)out, (void)err;
+    return ANE_SKIP;
+}
+AneObject *ane_pool_object(struct AnePool *p) { return (AneObject *)(void *)p; }
+
+int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, bool shared, AneProgram **out, AneCost *cost,
+                     AneError *err) {
+    (void)shared;
     int status = pass(&g_gate.job_shut, &g_gate.job, NULL_BAKE * 1000 + number_of(k->name));
     if (status != ANE_OK || fails(NULL_BAKE))
         return ane_error_set(err, status != ANE_OK ? status : ANE_E_ENGINE, "bake of %s failed", k->name);
