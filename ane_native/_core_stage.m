@@ -84,7 +84,7 @@ void ane_blob_write(const AneBlobDef *b, const float *weight, uint8_t *out) {
 }
 - (const void *)bytes { return _at; }
 - (NSUInteger)length { return _length; }
-- (id)copyWithZone:(NSZone *)zone {
+- (id)copyWithZone:(struct _NSZone *)zone {
     (void)zone;
     return [self retain];
 }

@@ -203,6 +203,20 @@ def test_the_same_seed_leaves_the_same_bits_and_another_does_not(tmp_path: Path)
     assert a["weights.safetensors"] != c["weights.safetensors"]
 
 
+@software
+def test_workers_compile_and_leave_the_same_bits(tmp_path: Path) -> None:
+    run(*TINY, "--name", "here", cwd=tmp_path)
+    said = run(*TINY, "--workers", "2", "--name", "workers", cwd=tmp_path).stdout
+    assert "2 worker processes compile" in said
+    here, there = (tmp_path / "runs" / name for name in ("here", "workers"))
+    assert digest(last(here)) == digest(last(there))
+    lines = (there / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(lines[-1])
+    assert record["programs_by_workers"] > 0
+    assert record["programs_compiled"] == record["compiles_used"] == 0
+    assert record["workers_compiles"] > record["programs_by_workers"]
+
+
 def test_gradients_beside_the_kernels_have_the_bits_of_gradients_after_them(tmp_path: Path) -> None:
     from ane_native.train import RUNS, train
 
@@ -331,13 +345,16 @@ def start(*args: str, cwd: Path, until: str) -> subprocess.Popen[str]:
     raise AssertionError(process.communicate())
 
 
-def test_ctrl_c_saves_and_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_saves_and_a_resumed_run_ends_with_the_same_bits(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     args = ["train", "--preset", "tiny", "--updates", "40", "--valid-every", "0"]
     run(*args, "--name", "whole", cwd=tmp_path)
     process = start(*args, "--name", "part", cwd=tmp_path, until="5/40")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "stopping after this micro-step" in err
     assert "ane-native train --resume runs/part" in out
     part = tmp_path / "runs" / "part"
