@@ -37,6 +37,10 @@ PYTHON: dict[str, set[str]] = {
     "mil_rules_shape": {"mil_ops", "mil_rules"},
     "mil_value": {"mil", "mil_ops"},
     "mil_calls": {"mil_value"},
+    "autodiff_rules": {"mil", "mil_rules", "mil_rules_shape", "errors"},
+    "autodiff": {"autodiff_rules", "mil", "mil_ops", "mil_rules", "errors"},
+    "reference": {"autodiff_rules", "mil", "mil_ops", "mil_rules", "mil_rules_shape"},
+    "graphmodel": {"autodiff", "mil", "cpu", "kernel", "scheduler"},
     "mil_parse": {"mil", "mil_ops", "mil_table", "mil_value", "errors"},
     "mil": {
         *("mil_ops", "mil_table", "mil_blob", "mil_rules", "mil_rules_shape", "mil_value"),

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""Every rule of differentiation against central differences in float64, over the corpus.
+
+Both ways of making weight gradients, kept and recomputed values; and the kernels on the
+engine against the same graph in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gradcases import corpus, finite_differences, gradients, problem, worst
+
+import ane_native as ane
+from ane_native.autodiff import NotDifferentiable, differentiate, label
+from ane_native.autodiff_rules import NOT_DIFFERENTIABLE, RULES, ZERO
+from ane_native.mil import Graph
+from ane_native.mil_table import TABLE
+
+# Scalars stand in the text as fp16: 2 / sqrt(pi), 1 / n, epsilon are rounded once.
+ROUNDED = {
+    *("erf", "exp2", "gelu", "instance_norm", "layer_norm", "reduce_mean", "resize"),
+    *("scaled_dot_product_attention", "sigmoid_hard", "upsample_bilinear", "avg_pool"),
+    *("resize_bilinear", "batch_norm", "leaky_relu", "scaled_tanh", "softplus_parametric"),
+    *("local_response_norm", "l2_norm"),
+}
+# Forms the rule says no to, and that are the corpus's example of the operation.
+PARTLY = {"gather_nd": "batch_dims above 0", "max_pool": "rank 5", "avg_pool": "rank 5"}
+
+
+def wanted(graph: Graph, weights: dict[str, Any]) -> list[str]:
+    """Everything an output depends on in a way that has a derivative."""
+    names = [label(v) for v in graph.inputs] + list(weights)
+    while names:
+        try:
+            differentiate(graph, names)
+            return names
+        except NotDifferentiable as error:
+            blocked = next((n for n in names if f"path from {n!r}" in str(error)), None)
+            if blocked is None:
+                raise
+            names.remove(blocked)
+    return names
+
+
+def test_every_operation_has_a_rule_or_a_reason() -> None:
+    known = [set(RULES), set(ZERO), set(NOT_DIFFERENTIABLE)]
+    assert set.union(*known) == set(TABLE)
+    assert sum(map(len, known)) == len(TABLE)
+
+
+@pytest.mark.parametrize("weight_gradients", ["cpu", "engine"])
+@pytest.mark.parametrize("keep_bytes", [None, 0])
+@pytest.mark.parametrize("op", sorted(set(RULES) - set(PARTLY)))
+def test_rule_against_central_differences(
+    op: str, keep_bytes: int | None, weight_gradients: Any, rng: np.random.Generator
+) -> None:
+    graph = corpus(f"op_{op}_a")
+    p = problem(graph, op, rng)
+    parts = differentiate(
+        graph,
+        wanted(graph, p.weights),
+        keep_bytes=keep_bytes,
+        weight_gradients=weight_gradients,
+    )
+    shapes = {v.name: v.shape for v in parts.backward_graph.inputs}
+    dys = {name: rng.standard_normal(shapes[port]) for name, port in parts.adjoints.items()}
+    got = gradients(parts, p, dys)
+    want = finite_differences(p, dys, rng)
+    want = {k.lower() if k in p.inputs else k: v for k, v in want.items()}
+    assert got
+    assert worst(got, want) < (2.0**-10 if op in ROUNDED else 1e-6)
+
+
+@pytest.mark.parametrize("op", sorted(PARTLY))
+def test_forms_without_a_rule_say_so(op: str, rng: np.random.Generator) -> None:
+    graph = corpus(f"op_{op}_a")
+    with pytest.raises(NotDifferentiable, match=f"^{op}: not differentiable: {PARTLY[op]}"):
+        wanted(graph, problem(graph, op, rng).weights)
+
+
+@pytest.mark.parametrize("op", sorted(ZERO))
+def test_steps_have_derivative_zero(op: str, rng: np.random.Generator) -> None:
+    g = Graph()
+    x = g.input("x", (1, 4, 1, 32))
+    y = g.floor_div(x, 0.3) if op == "floor_div" else getattr(g, op)(x)
+    g.output("y", x + y)
+    parts = differentiate(g, ["x"])
+    p = problem(g, op, rng)
+    dy = rng.standard_normal((1, 4, 1, 32))
+    assert np.array_equal(gradients(parts, p, {"y": dy})["x"], dy)
+
+
+def test_a_path_only_through_a_comparison_is_told() -> None:
+    g = Graph()
+    x = g.input("x", (1, 4, 1, 32))
+    g.output("y", g.cast(g.greater(x, 0.5), "fp16"))
+    with pytest.raises(NotDifferentiable, match="no differentiable path from 'x'"):
+        differentiate(g, ["x"])
+
+
+def windows() -> Graph:
+    """max_pool of rank 4, strided and padded, and a gather_nd without batch axes."""
+    g = Graph()
+    x = g.input("x", (2, 3, 9, 8))
+    y = g.max_pool(x, (3, 2), pad_type="custom", strides=(2, 1), pad=(1, 0, 1, 0))
+    index = np.array([[0, 2], [1, 1], [0, 2]], np.int32)
+    g.output("y", y)
+    g.output("z", g.gather_nd(x, index))
+    same = {"pad_type": "same", "strides": (2, 3)}
+    g.output("u", g.avg_pool(x, (2, 3), exclude_padding_from_average=True, **same))
+    g.output("v", g.avg_pool(x, (3, 3), **same))
+    return g
+
+
+def test_windows_and_picked_slices(rng: np.random.Generator) -> None:
+    graph = windows()
+    p = problem(graph, "max_pool", rng)
+    parts = differentiate(graph, ["x"])
+    shapes = {v.name: v.shape for v in parts.backward_graph.inputs}
+    dys = {name: rng.standard_normal(shapes[port]) for name, port in parts.adjoints.items()}
+    want = {"x": finite_differences(p, dys, rng, samples=60)["i00_x"]}
+    # 1/6 and 1/9 stand in the text as fp16
+    assert worst(gradients(parts, p, dys), want) < 2.0**-10
+
+
+def engine_error(op: str, rng: np.random.Generator) -> float:
+    """Largest error of the kernels on the engine, against float64, of the largest gradient."""
+    graph = windows() if op in PARTLY else corpus(f"op_{op}_a")
+    p = problem(graph, op, rng)
+    for name, v in [*p.inputs.items(), *p.weights.items()]:
+        (p.inputs if name in p.inputs else p.weights)[name] = v.astype(np.float16).astype(float)
+    parts = differentiate(graph, wanted(graph, p.weights))
+
+    def run(g: Graph, inputs: dict[str, Any]) -> dict[str, Any]:
+        text = g.build()
+        kernel = ane.Kernel(
+            op, text.text, inputs=text.inputs, outputs=text.outputs, weights=text.weights
+        )
+        with ane.Program(kernel, p.weights) as program:
+            made = program.eval(*(inputs[name] for name in text.inputs))
+        return dict(zip(text.outputs, made if isinstance(made, tuple) else (made,), strict=True))
+
+    shapes = {v.name: v.shape for v in parts.backward_graph.inputs}
+    dys = {name: rng.integers(-4, 5, shapes[port]) / 4.0 for name, port in parts.adjoints.items()}
+    want = gradients(parts, p, dys)
+    got = gradients(parts, p, dys, run)
+    return max(
+        float(np.abs(got[k] - want[k]).max() / max(1.0, np.abs(want[k]).max())) for k in want
+    )
+
+
+def fits_ports(op: str) -> bool:
+    """The engine takes the operation, and its ports have one to four axes."""
+    graph = windows() if op in PARTLY else corpus(f"op_{op}_a")
+    ports = [*graph.inputs, *graph.outputs]
+    refused = any(TABLE[s.op].refused for s in graph.statements if s.op != "const")
+    return not refused and all(1 <= v.ndim <= 4 and v.dtype == "fp16" for v in ports)
+
+
+ON_ENGINE = sorted(op for op in RULES if op != "topk" and fits_ports(op))
+
+
+@pytest.mark.parametrize("op", ON_ENGINE)
+def test_kernels_on_the_engine(op: str, rng: np.random.Generator) -> None:
+    # taps, and each step of a rule, are rounded to fp16
+    assert engine_error(op, rng) < 2.0**-7
+
+
+def test_most_operations_run_on_the_engine() -> None:
+    assert len(ON_ENGINE) > 0.7 * len(RULES)
