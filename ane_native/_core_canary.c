@@ -5,6 +5,7 @@
  * compile queue. It shows that the program loaded is one that writes all its
  * outputs with finite values; it does not show that they are right. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "_core_sched.h"
 
@@ -97,9 +98,57 @@ static int check_outputs(const AneKernelDef *k, AneSurface *const *outputs, AneE
     return ANE_OK;
 }
 
+/* FNV-1a over all results, without the padding of rows. */
+static uint64_t digest_outputs(const AneKernelDef *k, AneSurface *const *outputs) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (int32_t o = 0; o < k->n_outputs; o++) {
+        const AneSurfaceInfo *i = ane_surface_layout(outputs[o]);
+        int64_t rows = i->n * i->c * i->h, halves = i->w * (i->dtype == ANE_F32 ? 2 : 1);
+        for (int64_t r = 0; r < rows; r++) {
+            const uint16_t *row = (const uint16_t *)(const void *)((const char *)i->base + r * i->row_stride);
+            for (int64_t x = 0; x < halves; x++)
+                h = (h ^ row[x]) * 0x100000001b3u;
+        }
+    }
+    return h;
+}
+
+static bool same_side(const AnePortDef *a, int32_t n_a, const AnePortDef *b, int32_t n_b) {
+    bool same = n_a == n_b;
+    for (int32_t i = 0; same && i < n_a; i++) {
+        AneSurfaceInfo x, y;
+        ane_port_layout(&a[i], &x);
+        ane_port_layout(&b[i], &y);
+        same = x.dtype == y.dtype && x.n == y.n && x.c == y.c && x.h == y.h && x.w == y.w;
+    }
+    return same;
+}
+
+int ane_canary_tell_apart(AneSched *s, int32_t p, AneError *err) {
+    for (int32_t b = s->first_kernel[p]; !s->told_apart[p] && b < s->n_kernels; b++) {
+        const AneKernelDef *kb = &s->kernels[b];
+        for (int32_t a = s->first_kernel[p]; kb->program == p && a < b; a++) {
+            const AneKernelDef *ka = &s->kernels[a];
+            if (ka->program != p || s->digests[a] != s->digests[b] || !ka->function || !kb->function ||
+                strcmp(ka->function, kb->function) == 0 || !same_side(ka->inputs, ka->n_inputs, kb->inputs, kb->n_inputs) ||
+                !same_side(ka->outputs, ka->n_outputs, kb->outputs, kb->n_outputs))
+                continue;
+            ane_error_set(err, ANE_E_CANARY,
+                          "first evaluation: its procedure and that of kernel '%s' give the same results; the engine may run "
+                          "one procedure for all",
+                          ka->name);
+            err->kernel = b;
+            err->program = p;
+            return ANE_E_CANARY;
+        }
+    }
+    s->told_apart[p] = true;
+    return ANE_OK;
+}
+
 /* Evaluate the new program once on surfaces of its own: every output must be
  * written and finite, else the program is not to be trusted. */
-int ane_canary_run(AneSched *s, const AneKernelDef *k, AneProgram *p, AneError *err) {
+int ane_canary_run(AneSched *s, const AneKernelDef *k, AneProgram *p, uint64_t *digest, AneError *err) {
     AneSurface **ports = calloc((size_t)(k->n_inputs + k->n_outputs), sizeof *ports);
     if (!ports)
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for canaries");
@@ -124,6 +173,8 @@ int ane_canary_run(AneSched *s, const AneKernelDef *k, AneProgram *p, AneError *
         status = ane_prog_eval(p, request, s->options.background_qos, err);
     if (status == ANE_OK)
         status = check_outputs(k, outputs, err);
+    if (status == ANE_OK)
+        *digest = digest_outputs(k, outputs);
     ane_request_free(request);
     free(ports);
     return status;

@@ -174,7 +174,7 @@ static int bind(AneGeneration *gen, int32_t k, bool reused, AneError *err) {
     int status = ane_request_make(p, def, s->inputs[k], s->outputs[k], &gen->requests[k], err);
     if (status == ANE_OK && s->options.canary && !reused) {
         uint64_t begin = ane_now_ns();
-        status = ane_canary_run(s, def, p, err);
+        status = ane_canary_run(s, def, p, &s->digests[k], err);
         uint64_t end = ane_now_ns();
         gen->canary_ns += end - begin;
         ane_trace_add(&s->trace, ANE_EV_CANARY, k, gen->version, begin, end);
@@ -236,6 +236,8 @@ static int load(AneGeneration *gen, int32_t p, AneError *err) {
         for (int32_t k = s->first_kernel[p]; k < s->n_kernels && status == ANE_OK; k++)
             if (s->kernels[k].program == p)
                 status = bind(gen, k, cost.reused, err);
+        if (status == ANE_OK && s->options.tell_apart && s->options.canary && !cost.reused && s->kernels_of[p] > 1)
+            status = ane_canary_tell_apart(s, p, err);
         AneProgram *next = NULL;
         if (status == ANE_OK || !cost.by_worker ||
             ane_prog_remake(gen->programs[p], s->options.background_qos, &next, NULL) != ANE_OK) {

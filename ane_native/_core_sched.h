@@ -95,6 +95,8 @@ struct AneSched {
     AnePool *pool;                       /* compiles, NULL: this process does */
     AneSourceDef *sources;               /* by program */
     int32_t *first_kernel, *kernels_of;  /* by program: first kernel, how many */
+    bool *told_apart;                    /* by program, queue only: its procedures were seen to differ */
+    uint64_t *digests;                   /* by kernel, queue only: of its last canary's results */
     AneKernelDef *kernels;
     int32_t n_programs, n_kernels, n_weights;
     int64_t *weight_counts;
@@ -147,7 +149,11 @@ void ane_set_free(AneSched *s);
 /* ============================== Canary (_core_canary.c) =================== */
 
 /* Evaluate `p` once on scratch surfaces; ANE_E_CANARY when an output was not
- * written or is not finite. Compile queue only. */
-int ane_canary_run(AneSched *s, const AneKernelDef *k, AneProgram *p, AneError *err);
+ * written or is not finite. *digest is of all results. Compile queue only. */
+int ane_canary_run(AneSched *s, const AneKernelDef *k, AneProgram *p, uint64_t *digest, AneError *err);
+
+/* Whether the canaries of program p's kernels, all just run, show different procedures at work;
+ * ANE_E_CANARY names two that do not. */
+int ane_canary_tell_apart(AneSched *s, int32_t p, AneError *err);
 
 #endif

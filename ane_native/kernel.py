@@ -9,7 +9,7 @@ are the business of :mod:`ane_native.scheduler`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -157,12 +157,20 @@ class KernelSet:
         kernels: unique names.
         wires: ``{"ffn.i00_x": "attn.o00_y"}``: the input of one kernel is the output of another,
             in the same memory. An output may feed any number of inputs.
+        frozen: names of weights that are the same in every version. Kernels that bake only
+            such weights are packed apart, so that their programs stay loaded. A promise, not
+            checked; without it they cost a compile with each update.
 
     Raises:
         ValueError: a name that does not exist or exists twice.
     """
 
-    def __init__(self, kernels: Sequence[Kernel], wires: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        wires: Mapping[str, str] | None = None,
+        frozen: Iterable[str] = (),
+    ) -> None:
         self.kernels = tuple(kernels)
         if not self.kernels:
             raise ValueError("a kernel set needs at least one kernel")
@@ -187,6 +195,10 @@ class KernelSet:
                 w.name for k in self.kernels for w in k.weights.values() if isinstance(w, Weight)
             )
         )
+        self.frozen = frozenset(frozen)
+        unknown = sorted(self.frozen - set(self.weight_names))
+        if unknown:
+            raise ValueError(f"frozen: no kernel bakes {', '.join(map(repr, unknown))}")
 
     def _locate(self, dotted: str) -> tuple[int, bool, int]:
         kernel, dot, port = dotted.rpartition(".")

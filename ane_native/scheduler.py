@@ -9,6 +9,7 @@ counters into :class:`BatchStats`. What is promised is in ``docs/SEMANTICS.md``.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import logging
 import math
 import threading
@@ -24,7 +25,7 @@ import numpy as np
 
 from . import _native
 from .engine import Engine
-from .errors import AneError, BusyError, ClosedError
+from .errors import AneError, BusyError, ClosedError, EngineError
 from .kernel import (
     BACKGROUND_QOS,
     FOREGROUND_QOS,
@@ -34,6 +35,7 @@ from .kernel import (
     Surface,
     as_float32,
 )
+from .packing import Packing, PackingChoice, pack
 from .workers import PoolStats, WorkerPool
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class BatchStats:
         bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``; baking
             includes hashing and the files the engine's compiler reads.
         hidden_ms: ``compile_ms - compile_stall_ms``, at least 0.
+        programs: of a set.
+        packing: how the set's kernels are packed into programs, or why they are not.
         programs_compiled, programs_reused: in that generation; compiled by this process.
         programs_by_workers: in that generation, compiled by worker processes.
         workers: what the compile workers have done so far, None without them.
@@ -103,6 +107,8 @@ class BatchStats:
     load_ms: float | None
     canary_ms: float | None
     hidden_ms: float | None
+    programs: int
+    packing: str
     programs_compiled: int
     programs_reused: int
     programs_by_workers: int
@@ -155,7 +161,7 @@ class TraceEvent:
     thread: int
 
 
-def _stats(out: Any, engine: str, workers: PoolStats | None) -> BatchStats:
+def _stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:
     def ms(ns: int) -> float:
         return int(ns) / 1e6
 
@@ -188,6 +194,8 @@ def _stats(out: Any, engine: str, workers: PoolStats | None) -> BatchStats:
         load_ms=ms(out.load_ns) if swapped else None,
         canary_ms=ms(out.canary_ns) if swapped else None,
         hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
+        programs=len(packing.sources),
+        packing=packing.fallback or packing.why,
         programs_compiled=int(out.programs_compiled),
         programs_reused=int(out.programs_reused),
         programs_by_workers=int(out.programs_by_workers),
@@ -225,6 +233,11 @@ class DoubleBufferedTrainer:
         canary: evaluate every new program once, on surfaces of its own, before its generation
             may become active; unwritten or non-finite outputs refuse it.
         trace: number of trace events kept between two :meth:`drain_trace`; 0 keeps none.
+        packing: how kernels are put into programs, see :func:`ane_native.packing.pack`:
+            ``"auto"``, a number, groups of names, or None (default) for one program each.
+            When the first generation fails with ``"auto"`` or a number and succeeds with one
+            program for each kernel, that is kept, a warning is logged and
+            ``packing.fallback`` says why.
         background_qos, foreground_qos: the engine's quality-of-service classes for compiling
             and for evaluating. They must differ on hardware: compile, load and unload of one
             class are serial (listing of _ANEClient).
@@ -253,6 +266,7 @@ class DoubleBufferedTrainer:
         staleness: int | None = 1,
         canary: bool = True,
         trace: int = 0,
+        packing: PackingChoice = None,
         background_qos: int = BACKGROUND_QOS,
         foreground_qos: int = FOREGROUND_QOS,
         workers: int | str | WorkerPool = 0,
@@ -289,6 +303,7 @@ class DoubleBufferedTrainer:
                 qos=(background_qos, foreground_qos),
                 canary=canary,
                 trace=trace,
+                packing=packing,
             )
         except BaseException:
             self.close()
@@ -308,30 +323,41 @@ class DoubleBufferedTrainer:
         qos: tuple[int, int],
         canary: bool,
         trace: int,
+        packing: PackingChoice,
     ) -> None:
-        """Make the core's scheduler and wait for the first generation."""
-        kernels, (background_qos, foreground_qos) = self.kernels, qos
+        """Pack the kernels and wait for the first generation; unpack them if it fails."""
+        kernels = self.kernels
         first = self._checked(weights)
         self._shapes = {name: w.shape for name, w in first.items()}
         missing = [n for n in kernels.weight_names if n not in first]
         if missing:
             raise ValueError(f"weights: {missing} are baked by the kernels but were not given")
+        options = {"staleness": bound, "background_qos": qos[0], "foreground_qos": qos[1]}
+        options |= {"canary": int(canary), "trace": int(trace), "tell_apart": 1}
+        options["pool"] = self.workers.handle if self.workers is not None else 0
+        self.packing = pack(kernels, {n: w.size for n, w in first.items()}, packing)
+        packed = len(self.packing.sources) < len(kernels)
+        try:
+            self._open(first, options)
+        except EngineError as error:
+            if not packed or not (packing == "auto" or isinstance(packing, int)):
+                raise
+            why = f"{self.packing.why} failed: {error}"
+            if self._handle:
+                self._close_scheduler(None)
+            self.packing = dataclasses.replace(pack(kernels, {}, None), fallback=why)
+            self._open(first, options)
+            log.warning("packing given up, every kernel is a program of its own: %s", why)
+
+    def _open(self, first: dict[str, NDArray[np.float32]], settings: dict[str, int]) -> None:
+        """Make the core's scheduler for this packing and build the first generation."""
+        kernels = self.kernels
         c, error = _native.core(), _native.new_error()
-        self._c = CKernels(kernels.kernels, first)
+        self._c = CKernels(kernels.kernels, first, self.packing.sources)
         self._programs = self._c.programs
         counts = c.ffi.new("int64_t[]", [first[n].size for n in self._c.names] or [0])
         wires = c.ffi.new("AneWire[]", kernels.wires or [(0, 0, 0, 0)])
-        options = c.ffi.new(
-            "AneSchedOptions *",
-            {
-                "staleness": bound,
-                "background_qos": background_qos,
-                "foreground_qos": foreground_qos,
-                "canary": int(canary),
-                "trace": int(trace),
-                "pool": self.workers.handle if self.workers is not None else 0,
-            },
-        )
+        options = c.ffi.new("AneSchedOptions *", settings)
         out = c.ffi.new("AneHandle *")
         status = c.lib.ane_sched_create(
             self._c.sources,
@@ -458,7 +484,7 @@ class DoubleBufferedTrainer:
         ):
             pass
         workers = None if self.workers is None else self.workers.stats()
-        self.stats = _stats(out, self._label, workers)
+        self.stats = _stats(out, self._label, self.packing, workers)
         self._release_versions()
         return self.stats
 

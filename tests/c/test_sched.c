@@ -79,7 +79,7 @@ static int make(int32_t staleness, bool canary, int32_t trace, AneHandle *out, A
     }
     const int64_t counts[WEIGHTS] = {COUNT, COUNT, COUNT, COUNT, COUNT};
     const AneWire wires[] = {{0, 0, 1, 0}, {1, 0, 2, 0}};
-    const AneSchedOptions options = {staleness, 17, NULL_FOREGROUND_QOS, canary, trace, 0};
+    const AneSchedOptions options = {staleness, 17, NULL_FOREGROUND_QOS, canary, trace, 0, 0};
     return ane_sched_create(source, KERNELS, kernel, KERNELS, counts, WEIGHTS, wires, 2, &options, out, err);
 }
 
