@@ -30,9 +30,11 @@ EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 # Flags of `train` that set the field of TrainConfig of the same name.
 # (flag, type, metavar, help); None as type: a switch.
 TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
-    ("model", str, "NAME", "shape of the model: tiny, demo, stories110m"),
+    ("model", str, "NAME", "shape: tiny, demo, stories15m, stories42m, stories110m, qwen3-0.6b"),
     ("data", str, "PATH", "text file, directory of text, or .bin of uint16 tokens [stdlib]"),
     ("vocab", int, "N", "vocabulary of a .bin file [the model's]"),
+    ("compact-vocab", None, "", "train only the tokens of a .bin file that occur in it"),
+    ("init", str, "FILE", "llama2.c model (.bin) to start from [random weights]"),
     ("include-tests", None, "", "with the default corpus: also the library's tests"),
     ("updates", int, "N", "weight updates of the whole run"),
     ("accumulate", int, "N", "micro-steps per update"),
@@ -54,7 +56,19 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
 )
-FIXED_ON_RESUME = ("preset", "model", "data", "vocab", "include_tests", "seed", "out", "name")
+FIXED_ON_RESUME = (
+    "preset",
+    "config",
+    "model",
+    "data",
+    "vocab",
+    "compact_vocab",
+    "init",
+    "include_tests",
+    "seed",
+    "out",
+    "name",
+)
 
 # =============================== Arguments ======================================
 
@@ -97,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a model and keep everything in runs/NAME. Without arguments: the "
         "demo, a byte-level model on the sources of Python's standard library.",
     )
-    train.add_argument("--preset", metavar="NAME", help="settings to start from: demo, tiny [demo]")
+    train.add_argument(
+        "--preset", metavar="NAME", help="settings to start from: demo, tiny, ... [--model's, demo]"
+    )
+    train.add_argument("--config", metavar="FILE", help="settings in a .toml or .yaml file")
     for flag, kind, metavar, text in TRAIN_FLAGS:
         if kind is None:
             train.add_argument(f"--{flag}", action="store_true", default=None, help=text)
@@ -110,12 +127,21 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     train.set_defaults(run=_train, parser=train)
 
-    generate = commands.add_parser("generate", parents=[common], help="sample from a checkpoint")
-    generate.add_argument("checkpoint", help="a run's directory, or a checkpoint in it")
+    generate = commands.add_parser("generate", parents=[common], help="sample from a model")
+    generate.add_argument(
+        "checkpoint", help="a run's directory, a checkpoint in it, or a llama2.c .bin file"
+    )
     generate.add_argument("--prompt", default="", help="text to continue")
     generate.add_argument("--tokens", type=int, default=200, metavar="N", help="how many [200]")
     generate.add_argument("--temperature", type=float, default=0.8, metavar="X", help="[0.8]")
     generate.add_argument("--top-k", type=int, default=0, metavar="N", help="0: all [0]")
+    generate.add_argument(
+        "--top-p", type=float, default=1.0, metavar="X", help="nucleus; 1: all [1]"
+    )
+    generate.add_argument("--tokenizer", metavar="FILE", help="tokenizer.bin or .json [bytes]")
+    generate.add_argument(
+        "--no-cache", action="store_true", help="recompute the window on the engine for each token"
+    )
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
     generate.set_defaults(run=_generate, parser=generate)
 
@@ -133,6 +159,20 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--timeout", type=float, metavar="S", help="seconds for each [its own]")
     probe.add_argument("--list", action="store_true", help="name the experiments")
     probe.set_defaults(run=_probe, parser=probe)
+
+    export = commands.add_parser("export", parents=[common], help="write a model for others")
+    export.add_argument("checkpoint", help="a run's directory, a checkpoint in it, or a .bin file")
+    export.add_argument("to", help=".bin (llama2.c) or .safetensors (Hugging Face's names)")
+    export.add_argument("--version", type=int, default=0, metavar="N", help="of .bin: 0 or 1 [0]")
+    export.set_defaults(run=_export, parser=export)
+
+    tokenize = commands.add_parser(
+        "tokenize", parents=[common], help="text files -> a .bin of uint16 tokens"
+    )
+    tokenize.add_argument("text", nargs="+", help="text files; each begins with the BOS token")
+    tokenize.add_argument("--tokenizer", metavar="FILE", required=True, help=".bin or .json")
+    tokenize.add_argument("--out", metavar="FILE", required=True, help="file to write")
+    tokenize.set_defaults(run=_tokenize, parser=tokenize)
 
     info = commands.add_parser("info", parents=[common], help="what runs here")
     info.add_argument("--json", action="store_true", help="as JSON")
@@ -155,6 +195,41 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def _settings_file(path: str) -> dict[str, Any]:
+    """Settings of a run, by the names of TrainConfig's fields (``-`` may stand for ``_``).
+
+    Raises:
+        ConfigError: unreadable, or not a table.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: could not be read: {error}") from error
+    kind = Path(path).suffix
+    if kind not in (".toml", ".yaml", ".yml"):
+        raise ConfigError(f"--config: expected a .toml or .yaml file, got {path}")
+    try:
+        if kind == ".toml":
+            import tomllib
+
+            values: Any = tomllib.loads(text)
+        else:
+            import yaml
+
+            values = yaml.safe_load(text)
+    except ImportError as error:
+        package = "Python 3.11" if kind == ".toml" else "pip install 'ane-native[yaml]'"
+        raise ConfigError(f"{path}: reading it needs {package}") from error
+    except Exception as error:  # the parsers' errors have no base in common
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected settings, got {type(values).__name__}")
+    named = {str(key).replace("-", "_"): value for key, value in values.items()}
+    if named.get("staleness") == "none":
+        named["staleness"] = None
+    return named
+
+
 def _train(args: argparse.Namespace) -> int:
     from ane_native import report
     from ane_native.progress import make_progress
@@ -169,14 +244,19 @@ def _train(args: argparse.Namespace) -> int:
         saved = report.read_config(Path(args.resume))
         config = config_from({**saved, **given}, "command line and config.json")
     else:
-        preset = args.preset or "demo"
+        file = _settings_file(args.config) if args.config else {}
+        preset = args.preset or file.pop("preset", None)
+        if preset is None:
+            model = given.get("model", file.get("model"))
+            preset = model if model in RUNS else "demo"
         if preset not in RUNS:
             raise ConfigError(f"--preset: expected one of {', '.join(RUNS)}, got {preset!r}")
-        config = config_from({**RUNS[preset].as_dict(), **given}, "command line")
+        where = f"command line and {args.config}" if args.config else "command line"
+        config = config_from({**RUNS[preset].as_dict(), **file, **given}, where)
     result = train(
         config,
         out=args.out or "runs",
-        name=args.name or args.preset or "demo",
+        name=args.name or args.preset or (config.model if args.model else "demo"),
         resume=args.resume,
         progress=make_progress(False if args.plain else None),
     )
@@ -201,10 +281,13 @@ def _generate(args: argparse.Namespace) -> int:
 
     pieces = sample_from_checkpoint(
         args.checkpoint,
-        os.fsencode(args.prompt),
+        args.prompt,
         args.tokens,
         temperature=args.temperature,
         top_k=args.top_k,
+        top_p=args.top_p,
+        tokenizer=args.tokenizer,
+        cache=not args.no_cache,
         seed=args.seed,
     )
     first = next(pieces, "")  # errors come before the prompt is printed
@@ -255,6 +338,36 @@ def _probe(args: argparse.Namespace) -> int:
         if kept is not None:
             console.print(f"kept for strategy=auto: {kept}", markup=False, soft_wrap=True)
     return 0 if report.about["engine"] is not None else EXIT_ERROR
+
+
+# =============================== export, tokenize ===============================
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ane_native.generate import export_model
+
+    config = export_model(args.checkpoint, args.to, version=args.version)
+    print(f"{args.to}: {config.parameter_count:,} parameters, {config}")
+    return 0
+
+
+def _tokenize(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ane_native.tokenizer import open_tokenizer
+
+    tokenizer = open_tokenizer(args.tokenizer)
+    if tokenizer.vocab > 65536:
+        raise ConfigError(f"tokenizer: expected at most 65536 tokens, got {tokenizer.vocab}")
+    total = 0
+    with open(args.out, "wb") as stream:
+        for name in args.text:
+            text = Path(name).read_text(encoding="utf-8", errors="surrogateescape")
+            tokens = np.asarray(tokenizer.encode(text), "<u2")
+            stream.write(tokens.tobytes())
+            total += len(tokens)
+    print(f"{args.out}: {total:,} tokens of a vocabulary of {tokenizer.vocab}")
+    return 0
 
 
 # =============================== info ===========================================

@@ -14,6 +14,7 @@ from a :class:`numpy.random.Generator` whose state goes into the checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ane_native.errors import DataError
+from ane_native.vocabulary import Compaction
 
 __all__ = ["Corpus", "WindowSampler", "fixed_windows", "open_corpus"]
 
@@ -56,6 +58,7 @@ class Corpus:
         unigram_entropy: of all tokens, in nats per token: what a model that knows only how
             often each token occurs can reach.
         unigram_entropy_valid: the same of the validation part alone.
+        compaction: set when tokens are renumbered, see :meth:`compacted`.
         fingerprint: SHA-256 of the first and last tokens and the sizes, to notice on resume
             that the corpus is another one.
     """
@@ -69,6 +72,20 @@ class Corpus:
     unigram_entropy: float
     unigram_entropy_valid: float
     fingerprint: str
+    compaction: Compaction | None = None
+
+    def compacted(self) -> Corpus:
+        """The same tokens by their numbers among those that occur; the files stay as they are."""
+        if self.compaction is not None or self.is_bytes:
+            return self
+        counts = _counts(self.train, self.vocab) + _counts(self.valid, self.vocab)
+        made = Compaction.of_counts(counts)
+        return dataclasses.replace(self, vocab=len(made), compaction=made)
+
+    @property
+    def lookup(self) -> npt.NDArray[np.int32] | None:
+        """What windows map tokens through; None: tokens are as in the file."""
+        return None if self.compaction is None else self.compaction.lookup
 
     @property
     def is_bytes(self) -> bool:
@@ -331,9 +348,13 @@ def _corpus(
 # =============================== Windows ========================================
 
 
-def _window(tokens: Tokens, start: int, seq: int) -> Window:
+def _window(
+    tokens: Tokens, start: int, seq: int, lookup: npt.NDArray[np.int32] | None = None
+) -> Window:
     """Inputs and targets, both int32 [seq]; targets are the inputs moved by one."""
     part = np.asarray(tokens[start : start + seq + 1], dtype=np.int32)
+    if lookup is not None:
+        part = lookup[part]
     return part[:-1], part[1:]
 
 
@@ -344,22 +365,30 @@ class WindowSampler:
         tokens: 1-D, at least seq + 1 long.
         seq: tokens of a window.
         seed: of the generator.
+        lookup: :attr:`Corpus.lookup`.
 
     Raises:
         DataError: fewer than seq + 1 tokens.
     """
 
-    def __init__(self, tokens: Tokens, seq: int, seed: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        seq: int,
+        seed: int,
+        lookup: npt.NDArray[np.int32] | None = None,
+    ) -> None:
         if len(tokens) < seq + 1:
             raise DataError(f"expected at least {seq + 1} tokens, got {len(tokens)}")
         self._tokens = tokens
         self._seq = seq
+        self._lookup = lookup
         self._rng = np.random.Generator(np.random.PCG64(seed))
 
     def next(self) -> Window:
         """Inputs and targets of a random window, both int32 [seq]."""
         start = int(self._rng.integers(0, len(self._tokens) - self._seq))
-        return _window(self._tokens, start, self._seq)
+        return _window(self._tokens, start, self._seq, self._lookup)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator: plain numbers and strings, fit for JSON."""
@@ -378,7 +407,9 @@ class WindowSampler:
             raise DataError(f"state of the random generator: {error}") from error
 
 
-def fixed_windows(tokens: Tokens, seq: int, count: int) -> list[Window]:
+def fixed_windows(
+    tokens: Tokens, seq: int, count: int, lookup: npt.NDArray[np.int32] | None = None
+) -> list[Window]:
     """`count` windows spread evenly over `tokens`, the same on every call.
 
     Fewer when the tokens do not hold that many windows without overlap.
@@ -386,4 +417,4 @@ def fixed_windows(tokens: Tokens, seq: int, count: int) -> list[Window]:
     count = max(1, min(count, (len(tokens) - 1) // seq))
     last = len(tokens) - seq - 1
     starts = [round(i * last / max(1, count - 1)) for i in range(count)]
-    return [_window(tokens, start, seq) for start in starts]
+    return [_window(tokens, start, seq, lookup) for start in starts]

@@ -1,26 +1,47 @@
 # SPDX-License-Identifier: MIT
 """Text from a checkpoint: the forward kernels, compiled once, and a sampler.
 
-Each token recomputes the whole window of T positions: kernels have fixed shapes, and there is
-no cache of keys and values. A longer text slides: the window holds its last T tokens.
+On the engine each token recomputes the whole window of T positions, because kernels have
+fixed shapes; a longer text slides, the window holds its last T tokens. With the cache of keys
+and values (:mod:`ane_native.decode`, the default of the command line) the CPU computes one
+position a token; a text that fills the cache goes on from its last T / 2 tokens.
 """
 
 from __future__ import annotations
 
 import codecs
+import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ane_native.decode import CachedDecoder
 from ane_native.errors import CheckpointError, ConfigError
 from ane_native.kernel import Kernel, KernelSet
+from ane_native.llama2c import read_llama2c, write_llama2c
 from ane_native.models.llama import LlamaConfig, LlamaProgram, parameter_shapes
+from ane_native.tokenizer import open_tokenizer
+from ane_native.vocabulary import Compaction
 
-__all__ = ["decode_bytes", "forward_set", "model_of", "sample", "sample_from_checkpoint"]
+__all__ = [
+    "cached_logits",
+    "decode_bytes",
+    "draw_tokens",
+    "export_model",
+    "forward_set",
+    "load_model",
+    "model_of",
+    "sample",
+    "sample_from_checkpoint",
+]
 
 Forward = Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float16]]
+NextLogits = Callable[[Sequence[int]], npt.NDArray[np.float64]]
 
 
 def forward_set(program: LlamaProgram) -> KernelSet:
@@ -47,9 +68,10 @@ def sample(
     vocab: int,
     temperature: float = 0.8,
     top_k: int = 0,
+    top_p: float = 1.0,
     seed: int = 0,
 ) -> Iterator[int]:
-    """Draw tokens one after the other.
+    """Draw tokens one after the other, by a forward pass over a window.
 
     Args:
         forward: int32 [T] tokens -> float16 logits with V * T elements, [V, T] in order.
@@ -59,11 +81,65 @@ def sample(
         vocab: V.
         temperature: 0 takes the likeliest token.
         top_k: draw among the k likeliest; 0: among all.
+        top_p: draw among the likeliest that together have this probability; 1: among all.
         seed: the same seed and weights draw the same tokens.
 
     Raises:
         ConfigError: a number out of its range, or a prompt token outside the vocabulary.
     """
+    window = np.zeros(seq, np.int32)
+
+    def next_logits(text: Sequence[int]) -> npt.NDArray[np.float64]:
+        tail = text[-seq:]
+        window[: len(tail)] = tail  # what follows cannot reach back: attention is causal
+        return forward(window).reshape(vocab, seq)[:, len(tail) - 1].astype(np.float64)
+
+    return draw_tokens(
+        next_logits,
+        prompt,
+        count,
+        vocab=vocab,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+
+
+def cached_logits(decoder: CachedDecoder) -> NextLogits:
+    """For :func:`draw_tokens`, by a decoder with a cache."""
+    seq = decoder.config.seq
+    held: list[int] = []
+
+    def next_logits(text: Sequence[int]) -> npt.NDArray[np.float64]:
+        fresh = list(text[len(held) :]) if held else list(text[-seq:])
+        if held and len(fresh) + decoder.length > seq:
+            decoder.reset()
+            fresh = list(text[-(seq // 2) :])
+        held[:] = text
+        return decoder.step(fresh).astype(np.float64)
+
+    return next_logits
+
+
+def draw_tokens(
+    next_logits: NextLogits,
+    prompt: Sequence[int],
+    count: int,
+    *,
+    vocab: int,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[int]:
+    """Draw tokens one after the other; see :func:`sample`.
+
+    Args:
+        next_logits: the text so far -> float64 [V]. Called with one token more each time.
+    """
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"top_p: expected more than 0 and at most 1, got {top_p}")
     if temperature < 0 or not np.isfinite(temperature):
         raise ConfigError(f"temperature: expected 0 or more, got {temperature}")
     if top_k < 0:
@@ -75,17 +151,17 @@ def sample(
         if not 0 <= token < vocab:
             raise ConfigError(f"prompt token {i}: expected 0 to {vocab - 1}, got {token}")
     rng = np.random.Generator(np.random.PCG64(seed))
-    window = np.zeros(seq, np.int32)
     for _ in range(count):
-        tail = text[-seq:]
-        window[: len(tail)] = tail  # what follows cannot reach back: attention is causal
-        logits = forward(window).reshape(vocab, seq)[:, len(tail) - 1].astype(np.float64)
-        text.append(_draw(logits, temperature, top_k, rng))
+        text.append(_draw(next_logits(text), temperature, top_k, top_p, rng))
         yield text[-1]
 
 
 def _draw(
-    logits: npt.NDArray[np.float64], temperature: float, top_k: int, rng: np.random.Generator
+    logits: npt.NDArray[np.float64],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    rng: np.random.Generator,
 ) -> int:
     if temperature == 0:
         return int(np.argmax(logits))
@@ -93,7 +169,12 @@ def _draw(
         # Ties at the edge are all kept, so the result does not depend on the sort.
         logits = np.where(logits >= np.sort(logits)[-top_k], logits, -np.inf)
     scaled = (logits - logits.max()) / temperature
-    total = np.cumsum(np.exp(scaled))
+    weight = np.exp(scaled)
+    if top_p < 1:
+        order = np.argsort(-weight, kind="stable")
+        reached = np.cumsum(weight[order]) >= top_p * weight.sum()
+        weight[order[int(np.argmax(reached)) + 1 :]] = 0.0
+    total = np.cumsum(weight)
     drawn = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
     return min(drawn, len(logits) - 1)
 
@@ -127,44 +208,151 @@ def model_of(state: Mapping[str, Any], weights: Mapping[str, Any], path: object)
 
 def sample_from_checkpoint(
     path: str,
-    prompt: bytes = b"",
+    prompt: str = "",
     tokens: int = 200,
     *,
     temperature: float = 0.8,
     top_k: int = 0,
+    top_p: float = 1.0,
     seed: int = 0,
+    tokenizer: str | None = None,
+    cache: bool = True,
 ) -> Iterator[str]:
-    """Compile the forward kernels of a checkpoint and yield pieces of text.
+    """Yield pieces of text that continue a prompt.
 
     Args:
-        path: what :func:`ane_native.checkpoint.load_checkpoint` takes.
-        prompt: bytes to continue; not part of the result.
+        path: what :func:`load_model` takes.
+        prompt: text to continue; not part of the result.
         tokens: how many to draw.
-        temperature, top_k, seed: see :func:`sample`.
+        temperature, top_k, top_p, seed: see :func:`sample`.
+        tokenizer: file for :func:`ane_native.tokenizer.open_tokenizer`; None: bytes, or
+            numbers where the vocabulary is another one.
+        cache: decode on the CPU with a cache; False: compile the forward kernels and
+            recompute the window on the engine.
 
     Raises:
         CheckpointError: damaged or not a checkpoint. ConfigError: see :func:`sample`.
     """
-    from ane_native.checkpoint import load_checkpoint
+    config, weights, compaction = load_model(path)
+    text = open_tokenizer(tokenizer)
+    plain = tokenizer is None and (compaction is not None or config.vocab != 256)
+    full = config.vocab if compaction is None else compaction.size
+    if plain and prompt:
+        raise ConfigError(f"prompt: a vocabulary of {full} needs --tokenizer")
+    if not plain and text.vocab > full:
+        raise ConfigError(f"tokenizer: expected at most {full} tokens, got {text.vocab}")
+    begin = [] if plain else text.encode(prompt)
+    given = begin if compaction is None else compaction.compact(begin).tolist()
+    options: dict[str, Any] = {
+        "vocab": config.vocab,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    with ExitStack() as stack:
+        if cache:
+            logits = cached_logits(CachedDecoder(config, weights))
+            drawn = draw_tokens(logits, given, tokens, **options)
+        else:
+            forward = stack.enter_context(_engine_forward(config, weights))
+            drawn = sample(forward, given, tokens, seq=config.seq, **options)
+        if compaction is not None:
+            kept = compaction.kept
+            drawn = (int(kept[token]) for token in drawn)
+        if plain:
+            yield from (f"{token} " for token in drawn)
+        else:
+            yield from text.decode(drawn)
+
+
+@contextmanager
+def _engine_forward(config: LlamaConfig, weights: Mapping[str, Any]) -> Iterator[Forward]:
+    """The forward kernels, compiled once."""
     from ane_native.microstep import MicroStep
     from ane_native.scheduler import DoubleBufferedTrainer
 
+    program = LlamaProgram(config)
+    with DoubleBufferedTrainer(forward_set(program), weights, staleness=0) as trainer:
+        yield MicroStep(program, trainer).forward
+
+
+# =============================== Models in files ================================
+
+
+def load_model(
+    path: str | os.PathLike[str],
+) -> tuple[LlamaConfig, dict[str, Any], Compaction | None]:
+    """Shape, weights and compaction of a llama2.c ``.bin`` file or a checkpoint.
+
+    Raises:
+        CheckpointError: damaged, or neither.
+    """
+    from ane_native.checkpoint import load_checkpoint
+
+    if Path(path).suffix == ".bin":
+        return (*read_llama2c(path), None)
     checkpoint = load_checkpoint(path, optimizer=False)
     config = model_of(checkpoint.state, checkpoint.weights, checkpoint.path)
-    program = LlamaProgram(config)
-    with DoubleBufferedTrainer(forward_set(program), checkpoint.weights, staleness=0) as trainer:
-        step = MicroStep(program, trainer)
-        drawn = sample(
-            step.forward,
-            list(prompt),
-            tokens,
-            seq=config.seq,
-            vocab=config.vocab,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
+    kept = checkpoint.state.get("vocabulary")
+    compaction = None if kept is None else Compaction.of_state(kept, checkpoint.path)
+    if compaction is not None and len(compaction) != config.vocab:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected {config.vocab} tokens in its vocabulary, "
+            f"got {len(compaction)}"
         )
-        if config.vocab == 256:
-            yield from decode_bytes(drawn)
-        else:
-            yield from (f"{token} " for token in drawn)
+    return config, dict(checkpoint.weights), compaction
+
+
+HF_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+}
+
+
+def hf_name(name: str) -> str:
+    """A parameter's name in Hugging Face's Llama files; values are the same."""
+    if name == "tok_embeddings.weight":
+        return "model.embed_tokens.weight"
+    if name == "norm.weight":
+        return "model.norm.weight"
+    _, layer, rest = name.split(".", 2)
+    return f"model.layers.{layer}.{HF_NAMES[rest.removesuffix('.weight')]}.weight"
+
+
+def export_model(path: str, to: str, *, version: int = 0) -> LlamaConfig:
+    """Write a model for other programs, with its whole vocabulary.
+
+    Args:
+        path: what :func:`load_model` takes.
+        to: ``.bin`` for llama2.c, ``.safetensors`` with Hugging Face's names.
+        version: of the ``.bin`` format, 0 or 1.
+
+    Returns:
+        The shape that was written.
+
+    Raises:
+        CheckpointError, ConfigError: what the message says.
+    """
+    from safetensors.numpy import save_file
+
+    kind = Path(to).suffix
+    if kind not in (".bin", ".safetensors"):
+        raise ConfigError(f"to: expected a .bin or .safetensors file, got {to}")
+    config, weights, compaction = load_model(path)
+    if compaction is not None:
+        config = dataclasses.replace(config, vocab=compaction.size)
+        table = weights["tok_embeddings.weight"]
+        weights["tok_embeddings.weight"] = compaction.expand_rows(table)
+    if kind == ".bin":
+        write_llama2c(to, config, weights, version=version)
+    else:
+        save_file({hf_name(name): value for name, value in weights.items()}, to)
+    return config

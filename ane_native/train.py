@@ -47,6 +47,7 @@ from ane_native.errors import (
     ConfigError,
     EngineError,
 )
+from ane_native.llama2c import read_llama2c
 from ane_native.metrics import MetricsLog
 from ane_native.microstep import MicroStep
 from ane_native.models.llama import PRESETS, LlamaConfig, LlamaProgram, init_params
@@ -75,6 +76,8 @@ class TrainConfig:
         model: name in :data:`ane_native.models.llama.PRESETS`.
         data: corpus, see :func:`ane_native.data.open_corpus`; None: the standard library.
         vocab: vocabulary of a ``.bin`` corpus; None: the model's.
+        compact_vocab: train only the tokens of a ``.bin`` corpus that occur in it.
+        init: llama2.c model file to start from instead of random weights; None: random.
         include_tests: with the standard library, also its tests.
         updates: weight updates of the whole run.
         accumulate: micro-steps (windows) per update.
@@ -102,6 +105,8 @@ class TrainConfig:
     model: str = "demo"
     data: str | None = None
     vocab: int | None = None
+    compact_vocab: bool = False
+    init: str | None = None
     include_tests: bool = False
     updates: int = 480
     accumulate: int = 6
@@ -150,7 +155,7 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected a number, got {value!r}")
             if not (np.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
-        for name in ("data", "timing"):
+        for name in ("data", "timing", "init"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{name}: expected a text or none, got {value!r}")
@@ -183,6 +188,19 @@ RUNS: dict[str, TrainConfig] = {
     "tiny": TrainConfig(
         model="tiny", updates=20, accumulate=2, warmup=5, valid_every=10, valid_windows=8
     ),
+    **{
+        name: TrainConfig(
+            model=name,
+            updates=1000,
+            accumulate=16,
+            compact_vocab=True,
+            lr=5e-4,
+            warmup=100,
+            beta1=0.9,
+            save_every=50,
+        )
+        for name in ("stories15m", "stories42m", "stories110m", "qwen3-0.6b")
+    },
 }
 """Named settings of runs: ``--preset`` of the command line."""
 
@@ -318,10 +336,12 @@ def _train(
         model = PRESETS[config.model]
         vocab = config.vocab
         if config.data is not None and config.data.endswith(".bin") and vocab is None:
-            vocab = model.vocab
+            vocab = min(model.vocab, 65536)  # more does not fit in uint16
         corpus = open_corpus(
             config.data, seq=model.seq, vocab=vocab, include_tests=config.include_tests
         )
+        if config.compact_vocab:
+            corpus = corpus.compacted()
         model = dataclasses.replace(model, vocab=corpus.vocab)
         checkpoint = None if resume is None else load_checkpoint(resume)
         if checkpoint is not None:
@@ -400,11 +420,31 @@ def _check_resume(
         raise ConfigError(
             f"data: expected the corpus that {path} was trained on, got another: {corpus.name}"
         )
+    kept = state.get("vocabulary")
+    if kept != (None if corpus.compaction is None else corpus.compaction.state()):
+        raise ConfigError(f"compact_vocab: expected the vocabulary of {path}, got another")
     if int(state["updates"]) >= config.updates and not finished:
         raise ConfigError(
             f"updates: {path} has {state['updates']} already, expected more than that, "
             f"got {config.updates}"
         )
+
+
+def _first_weights(
+    config: TrainConfig, model: LlamaConfig, corpus: Corpus, rng: np.random.Generator
+) -> Mapping[str, Any]:
+    """Random weights, or those of ``config.init`` with the rows that are trained."""
+    if config.init is None:
+        return init_params(model, rng)
+    found, weights = read_llama2c(config.init, seq=model.seq)
+    size = model.vocab if corpus.compaction is None else corpus.compaction.size
+    wanted = dataclasses.replace(model, vocab=size)
+    if found != wanted:
+        raise ConfigError(f"init: expected a model of the shape {wanted}, got {found}")
+    if corpus.compaction is not None:
+        table = weights["tok_embeddings.weight"]
+        weights["tok_embeddings.weight"] = corpus.compaction.take_rows(table)
+    return weights
 
 
 class Run:
@@ -424,12 +464,13 @@ class Run:
         self.config, self.model, self.corpus, self.engine = config, model, corpus, engine
         self.folder, self.progress, self.stop, self.pool = folder, progress, stop, pool
         self.program = LlamaProgram(model)
-        self.sampler = WindowSampler(corpus.train, model.seq, config.seed + 1)
-        self.valid = fixed_windows(corpus.valid, model.seq, config.valid_windows)
+        lookup = corpus.lookup
+        self.sampler = WindowSampler(corpus.train, model.seq, config.seed + 1, lookup)
+        self.valid = fixed_windows(corpus.valid, model.seq, config.valid_windows, lookup)
         self.schedule = warmup_cosine(config.lr, config.warmup, config.updates, config.lr_floor)
         rng = np.random.Generator(np.random.PCG64(config.seed))
         self.optimizer = AdamW(
-            init_params(model, rng),
+            _first_weights(config, model, corpus, rng),
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             clip=config.clip,
@@ -567,6 +608,9 @@ class Run:
             "corpus": self.corpus.fingerprint,
             "windows": windows,
             "optimizer": numbers,
+            "vocabulary": None
+            if self.corpus.compaction is None
+            else self.corpus.compaction.state(),
             "active_lags": due is not None,
         }
         with self.trace.main("save"):
@@ -824,6 +868,8 @@ class Run:
             vocab=self.model.vocab,
             seed=self.config.seed,
         )
+        if self.corpus.compaction is not None:
+            drawn = iter(self.corpus.compaction.expand(list(drawn)).tolist())
         if not self.corpus.is_bytes:
             return " ".join(str(token) for token in drawn)
         text = "".join(generate.decode_bytes(drawn))
