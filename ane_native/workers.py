@@ -239,6 +239,8 @@ class WorkerPool:
             value, _, source = rest.rpartition("  # ")
             if source == "set":
                 values[key] = value
+        # A worker has no use for a table of its own: what the trainer purges must be gone.
+        values["store_bytes"] = "0"
         return {f"SOFTANE_{key.upper()}": value for key, value in values.items() if value}
 
     def _unshare(self) -> None:

@@ -93,6 +93,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
         {n: rng.standard_normal((OUT, CHANNELS)).astype(np.float32) for n in ("w", "v")}
         for _ in range(4)
     ]
+    start = {name: w.copy() for name, w in masters[0].items()}
     x = rng.standard_normal((1, CHANNELS, 1, WIDTH)).astype(np.float16)
     before = holdings()
     base = soft.staging_base()
@@ -109,9 +110,8 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
         for update in range(args.updates):
             trainer.run(chain)
             new = masters[(update + 1) % len(masters)]
-            for name, w in new.items():
-                np.multiply(masters[update % len(masters)][name], 0.999, out=w)
-                w += 1e-3 * ((update & 7) - 3)
+            for name, w in new.items():  # never the same twice: each program is a new one
+                np.add(start[name], rng.standard_normal((OUT, 1), dtype=np.float32), out=w)
             stats = trainer.step(new)
             stalls[update] = stats.compile_stall_ms
             if update % max(1, args.updates // SAMPLES) == 0:
