@@ -221,12 +221,13 @@ def matrices(p: autodiff.Product, dy: Any, x: Any) -> tuple[Half, Half]:
 
 
 def grouped(p: autodiff.Product, dy: Any, x: Any) -> Any:
-    """dw of a grouped convolution, in float32."""
-    columns = _columns(p, x).astype(np.float32)
+    """dw of a grouped convolution, in float32 or better."""
+    kind = np.result_type(x, np.float32)
+    columns = _columns(p, x).astype(kind)
     per = columns.shape[0] // p.groups
     rows = np.moveaxis(dy, 1, 0).reshape(p.groups, dy.shape[1] // p.groups, -1)
     cols = columns.reshape(p.groups, per * int(np.prod(p.shape[2:])), -1)
-    return (rows.astype(np.float32) @ cols.swapaxes(1, 2)).reshape(p.shape)
+    return (rows.astype(kind) @ cols.swapaxes(1, 2)).reshape(p.shape)
 
 
 def differentiate(

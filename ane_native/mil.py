@@ -391,7 +391,7 @@ class Graph(mil_calls.Operations):
             ):
                 identifier = "w_" + identifier
             for s in self.statements:
-                if s.blob is not None and s.source == name and s.results[0].type == type_:
+                if isinstance(s.source, str) and s.source == name and s.results[0].type == type_:
                     return s.results[0]
             identifier = self._free(identifier)
         elif isinstance(source, np.ndarray):

@@ -41,6 +41,31 @@ def test_transformer_learns() -> None:
     assert "SOFTWARE" in out or "apple" in out
 
 
+def losses(out: str) -> list[float]:
+    return [float(x) for x in re.findall(r"loss (\d+\.\d+)", out)]
+
+
+def test_linear_regression_finds_the_coefficients() -> None:
+    out = run("03_linear_regression.py", "--updates", "25")
+    assert len(losses(out)) == 25
+    assert losses(out)[-1] < 1e-3 * losses(out)[0]
+    error = re.search(r"largest error of a coefficient: (\S+)", out)
+    assert error is not None
+    assert float(error[1]) < 0.01
+    assert "staleness 1" in out
+
+
+@pytest.mark.parametrize(("name", "updates"), [("04_mlp_digits", 30), ("05_cnn_digits", 50)])
+def test_digits_are_learnt(name: str, updates: int) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn: pip install 'ane-native[examples]'")
+    out = run(f"{name}.py", "--updates", str(updates))
+    assert len(losses(out)) == updates
+    assert losses(out)[-1] < 0.5 * losses(out)[0]
+    accuracy = re.search(r"accuracy (\S+) on", out)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.6
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 120

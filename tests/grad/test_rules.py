@@ -171,3 +171,54 @@ def test_kernels_on_the_engine(op: str, rng: np.random.Generator) -> None:
 
 def test_most_operations_run_on_the_engine() -> None:
     assert len(ON_ENGINE) > 0.7 * len(RULES)
+
+
+def test_a_weight_that_is_a_runtime_input_has_the_gradient_of_a_baked_one(
+    rng: np.random.Generator,
+) -> None:
+    def graph(*, baked: bool) -> Graph:
+        g = Graph()
+        x = g.input("x", (1, 16, 1, 32))
+        w = g.weight("w", (8, 16)) if baked else g.input("w", (8, 16))
+        y = w @ x if baked else g.conv(x, w.reshape(8, 16, 1, 1))
+        g.output("y", g.sigmoid(y))
+        return g
+
+    w, x, dy = (rng.standard_normal(s) for s in ((8, 16), (1, 16, 1, 32), (1, 8, 1, 32)))
+    made = []
+    for baked in (True, False):
+        p = problem(graph(baked=baked), "sigmoid", rng)
+        p.inputs = {k: x if k.endswith("x") else w for k in p.inputs}
+        p.weights = {k: w for k in p.weights}
+        parts = differentiate(p.graph, ["w", "x"])
+        made.append(gradients(parts, p, {"y": dy}))
+    for name in ("w", "x"):
+        assert np.allclose(made[0][name], made[1][name], rtol=1e-12, atol=1e-12)
+
+
+def test_transposed_weights_are_baked_and_their_gradients_turned_back(
+    rng: np.random.Generator,
+) -> None:
+    g = Graph()
+    x = g.input("x", (1, 16, 1, 32))
+    w = g.weight("w", (16, 8))
+    g.output("y", w @ (w.T @ x))
+    assert not any(s.op == "transpose" for s in g.statements)
+    p = problem(g, "conv", rng)
+    parts = differentiate(g, ["w", "x"])
+    dys = {"y": rng.standard_normal((1, 16, 1, 32))}
+    want = finite_differences(p, dys, rng, samples=40)
+    want = {k.removeprefix("i00_"): v for k, v in want.items()}
+    assert worst(gradients(parts, p, dys), want) < 1e-6
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 2048, 5000, 10**9])
+def test_taps_fit_the_budget(keep_bytes: int) -> None:
+    g = Graph()
+    h = g.input("x", (1, 16, 1, 32))
+    for i in range(6):
+        h = g.gelu(g.mul(h, 1.0 + i / 8), "EXACT")
+    g.output("y", h)
+    parts = differentiate(g, ["x"], keep_bytes=keep_bytes)
+    assert parts.tap_bytes <= keep_bytes
+    assert (parts.recomputed > 0) == (keep_bytes < 10**9)
