@@ -53,6 +53,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("compile-limit", int, "N", "compiles a process may make; 0: no limit [softane: 0]"),
     ("budget-end", str, "WAY", "when they are used up: restart (exec) or stop [restart]"),
     ("workers", "workers", "N", "processes that compile, or auto; 0: this one"),
+    ("strategy", str, "auto", "choose from what the probe measured; says what and why"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
 )

@@ -97,6 +97,9 @@ class TrainConfig:
             same command again (:mod:`ane_native.restart`), ``"stop"`` saves and ends.
         workers: processes that compile (:class:`ane_native.workers.WorkerPool`): a number, "auto",
             or 0: this process compiles. With workers softane's limit is not lifted.
+        strategy: None, or ``"auto"``: how the budget is lived with is chosen from what the
+            probe measured (:mod:`ane_native.strategy`); replaces ``budget_end``, and sets
+            ``workers`` where none was asked for. softane's limit is not lifted.
         timing: softane's timing ("off", "m4", ...); None leaves it as it is.
         trace_events: events kept in trace.json; 0: no trace.
         overlap_gradients: queue weight gradients while the backward chain runs.
@@ -129,6 +132,7 @@ class TrainConfig:
     compile_limit: int | None = None
     budget_end: str = "restart"
     workers: int | str = 0
+    strategy: str | None = None
     timing: str | None = None
     trace_events: int = 60_000
     overlap_gradients: bool = True
@@ -171,6 +175,8 @@ class TrainConfig:
             )
         if self.budget_end not in ("restart", "stop"):
             raise ConfigError(f"budget_end: expected restart or stop, got {self.budget_end!r}")
+        if self.strategy not in (None, "auto"):
+            raise ConfigError(f"strategy: expected auto or none, got {self.strategy!r}")
         if self.lr == 0:
             raise ConfigError("lr: expected more than 0, got 0")
         for name in ("beta1", "beta2"):
@@ -347,6 +353,14 @@ def _train(
         if checkpoint is not None:
             _check_resume(checkpoint, model, corpus, config, finished=begun is not None)
         engine = _open_engine(config, stack)
+        if config.strategy == "auto" and begun is None:
+            from ane_native import strategy
+
+            chosen = strategy.auto(engine)
+            shown.say(f"strategy {chosen}")
+            way = "stop" if chosen.budget == "stop" else "restart"
+            workers = config.workers or ("auto" if chosen.budget == "workers" else 0)
+            config = dataclasses.replace(config, budget_end=way, workers=workers)
         folder = report.make_folder(out, name) if resume is None else Path(resume)
         if begun is None:
             shown.say(f"engine   {engine.label}")
@@ -364,9 +378,8 @@ def _open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
     """Open the engine and make the run's settings, undone when the stack is left."""
     engine = Engine()
     if engine.name.startswith("softane"):
-        limit = (
-            None if config.workers and config.compile_limit is None else config.compile_limit or 0
-        )
+        kept = config.workers or config.strategy  # softane's limit is as welcome as hardware's
+        limit = None if kept and config.compile_limit is None else config.compile_limit or 0
         settings: dict[str, Any] = {} if limit is None else {"compile_limit": limit}
         if config.timing is not None:
             settings["timing"] = config.timing

@@ -61,6 +61,7 @@ PYTHON: dict[str, set[str]] = {
     "progress": {"metrics", "errors"},
     "report": {"metrics", "checkpoint", "data", "engine", "cpu", "_version", "errors"},
     "restart": {"errors"},
+    "strategy": {"probe", "restart", "scheduler", "engine"},
     "probe": {
         *("mil", "kernel", "scheduler", "engine", "soft", "checkpoint", "_native", "_version"),
         "errors",

@@ -412,7 +412,7 @@ def test_a_spent_budget_goes_on_in_a_new_process_with_the_same_bits(tmp_path: Pa
     assert len(starts) >= 3
     assert [r.get("restarts", 0) for r in starts] == list(range(len(starts)))
     assert all(int(str(r.get("compiles_used", 0))) <= 12 for r in lines(part))
-    assert "kept in runs/part" in done.stdout
+    assert "runs/part; checkpoint" in done.stdout
     for name in ("loss", "grad_norm"):  # no record is lost or made twice
         got = [(r["update"], r[name]) for r in lines(part) if r["kind"] == "update"]
         assert got == [(r["update"], r[name]) for r in lines(whole) if r["kind"] == "update"]
@@ -421,6 +421,21 @@ def test_a_spent_budget_goes_on_in_a_new_process_with_the_same_bits(tmp_path: Pa
         for f in (whole, part)
     ]
     assert valid[0] == valid[1]
+
+
+@software
+def test_strategy_auto_says_what_it_chose_and_trains_to_the_same_bits(tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    run(*TINY, "--name", "plain", cwd=tmp_path)
+    done = run(*TINY, "--strategy", "auto", "--name", "auto", cwd=tmp_path, ANE_NATIVE_CACHE=cache)
+    said = next(line for line in done.stdout.splitlines() if line.startswith("strategy "))
+    assert said.startswith("strategy workers")
+    assert "119 compiles per process" in said
+    runs = tmp_path / "runs"
+    assert digest(last(runs / "auto")) == digest(last(runs / "plain"))
+    stop = ("--strategy", "auto", "--compile-limit", "0", "--name", "free")
+    done = run(*TINY, *stop, cwd=tmp_path, ANE_NATIVE_CACHE=cache)
+    assert "no limit of compiles" in done.stdout
 
 
 @software
