@@ -21,7 +21,8 @@ static AneSurface *take_scratch(AneSched *s, const AnePortDef *port, AneError *e
     ane_port_layout(port, &want);
     for (int32_t i = 0; i < s->n_scratch; i++) {
         const AneSurfaceInfo *have = ane_surface_layout(s->scratch[i].surface);
-        if (!s->scratch[i].used && have->dtype == want.dtype && have->bytes == want.bytes) {
+        bool same = have->dtype == want.dtype && have->n == want.n && have->c == want.c && have->h == want.h && have->w == want.w;
+        if (!s->scratch[i].used && same) { /* the bytes alone would do, but a port is checked by its layout */
             s->scratch[i].used = true;
             return s->scratch[i].surface;
         }

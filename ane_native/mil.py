@@ -72,8 +72,8 @@ __all__ = [
     "Type",
     "Value",
     "parse",
-    *mil_calls.FUNCTIONS,
 ]
+__all__ += mil_calls.__all__
 
 Dialect: TypeAlias = Literal["A", "B"]
 WeightSource: TypeAlias = "str | Weight | npt.NDArray[Any]"

@@ -2759,7 +2759,8 @@ def constexpr_cast(source_val: Constant, output_dtype: str) -> Value:
     return graph._op("constexpr_cast", source_val=source_val, output_dtype=output_dtype)
 
 
-FUNCTIONS = [
+__all__ = [
+    "Operations",
     "conv",
     "matmul",
     "linear",
@@ -2893,4 +2894,3 @@ FUNCTIONS = [
     "constexpr_sparse_to_dense",
     "constexpr_cast",
 ]
-__all__ = ["Operations", "FUNCTIONS", *FUNCTIONS]

@@ -291,14 +291,7 @@ def calls(all_rows: list[Row]) -> str:
             f"    return graph.{call}({row.name!r}, {passed})\n"
         )
     names = [row.name for row in all_rows if row.name not in ("fill", "range_1d")]
-    return "\n".join(
-        [
-            *out,
-            "",
-            *functions,
-            f"FUNCTIONS = {names!r}\n__all__ = ['Operations', 'FUNCTIONS', *FUNCTIONS]\n",
-        ]
-    )
+    return "\n".join([*out, "", *functions, f"__all__ = {['Operations', *names]!r}\n"])
 
 
 def formatted(text: str, path: Path) -> bytes:

@@ -41,6 +41,7 @@ PYTHON: dict[str, set[str]] = {
     "autodiff_rules": {"mil", "mil_rules", "mil_rules_shape", "errors"},
     "autodiff": {"autodiff_rules", "mil", "mil_ops", "mil_rules", "errors"},
     "reference": {"autodiff_rules", "mil", "mil_ops", "mil_rules", "mil_rules_shape"},
+    "nn": {"mil"},
     "graphmodel": {"autodiff", "mil", "cpu", "kernel", "scheduler"},
     "mil_parse": {"mil", "mil_ops", "mil_table", "mil_value", "errors"},
     "mil": {
