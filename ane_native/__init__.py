@@ -40,14 +40,17 @@ from .errors import (
     StagingError,
     StaleError,
     StateError,
+    UpdateError,
 )
 from .kernel import Kernel, KernelSet, Port, Program, Surface, Weight
+from .optim import AdamW
 from .scheduler import BatchStats, DoubleBufferedTrainer, TraceEvent
 from .workers import PoolStats, WorkerPool
 
 _logging.getLogger("ane_native").addHandler(_logging.NullHandler())
 
 __all__ = [
+    "AdamW",
     "AneError",
     "BatchStats",
     "BindError",
@@ -74,6 +77,7 @@ __all__ = [
     "StagingError",
     "StaleError",
     "StateError",
+    "UpdateError",
     "Surface",
     "TraceEvent",
     "Weight",

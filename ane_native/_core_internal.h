@@ -105,10 +105,15 @@ typedef struct {
     void *stop_context;
 } AneCost;
 
-/* Bake and find or make the program of these bytes; +1 reference in *out. `shared`: in memory a
- * worker can map. */
-int ane_prog_acquire(const AneSourceDef *source, const float *const *weights, bool shared, AneProgram **out, AneCost *cost,
-                     AneError *err);
+/* A weight file: a head, then the fp16 elements. */
+#define ANE_BLOB_HEAD 128
+void ane_blob_head(uint8_t *out, size_t count); /* _core_update.c */
+
+/* Bake and find or make the program of these bytes; +1 reference in *out. `files` (or NULL): weight
+ * files by blob that are ready, from malloc, NULL where not; those used are taken out. `shared`: in
+ * memory a worker can map. */
+int ane_prog_acquire(const AneSourceDef *source, const float *const *weights, void **files, bool shared, AneProgram **out,
+                     AneCost *cost, AneError *err);
 /* Have a worker compile it, unless the engine knows it (needs `shared` above). ane_prog_load()
  * waits for the worker, takes what it made, and compiles here only when no worker could. */
 int ane_prog_begin(AneProgram *p, struct AnePool *pool, uint32_t qos, AneError *err);

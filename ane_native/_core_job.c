@@ -21,6 +21,9 @@ enum { STAGE_WAITING, STAGE_BAKED, STAGE_LOADED };
 /* ============================== Generations =============================== */
 
 void ane_generation_free(AneGeneration *gen) {
+    for (size_t i = 0; gen->files && i < gen->n_files; i++)
+        free(gen->files[i]);
+    free(gen->files);
     free(gen->weights);
     free(gen->stages);
     free(gen->programs);
@@ -126,7 +129,7 @@ static int32_t to_load_locked(const AneGeneration *gen) {
 
 AneGeneration *ane_job_next_locked(AneSched *s) {
     AneGeneration *gen = s->slot == ANE_SLOT_COMPILING ? s->pending : s->slot == ANE_SLOT_EMPTY ? s->offered : NULL;
-    if (!gen || gen->running || gen->failed || s->closing)
+    if (!gen || gen->updating || gen->running || gen->failed || s->closing)
         return NULL;
     if (!gen->started && s->sets >= MAX_SETS) /* evaluations may hold an old set; retire() comes back here */
         return NULL;
@@ -159,7 +162,8 @@ static int blame_program(const AneSched *s, int32_t p, int status, AneError *err
 static int bake(AneGeneration *gen, int32_t p, AneError *err) {
     AneSched *s = gen->sched;
     uint64_t begin = ane_now_ns();
-    int status = ane_prog_acquire(&s->sources[p], gen->weights, s->pool != NULL, &gen->programs[p], &gen->cost, err);
+    int status = ane_prog_acquire(&s->sources[p], gen->weights, ane_update_files(gen, p), s->pool != NULL, &gen->programs[p],
+                                  &gen->cost, err);
     if (status == ANE_OK && s->pool) /* it compiles while the next one is baked */
         status = ane_prog_begin(gen->programs[p], s->pool, s->options.background_qos, err);
     ane_trace_add(&s->trace, ANE_EV_BAKE, p, gen->version, begin, ane_now_ns());

@@ -101,17 +101,30 @@ static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *f
     return p;
 }
 
+/* The file of one weight. `ready` (or NULL) is taken over when it is there. Returns +1. */
+static NSData *make_file(const AneBlobDef *b, const float *weight, void **ready) {
+    if (ready && *ready) {
+        void *file = *ready;
+        *ready = NULL;
+        return [[NSData alloc] initWithBytesNoCopy:file length:ane_blob_bytes(b) freeWhenDone:YES];
+    }
+    NSMutableData *d = [[NSMutableData alloc] initWithLength:ane_blob_bytes(b)];
+    if (![d mutableBytes]) {
+        [d release];
+        return nil;
+    }
+    ane_blob_write(b, weight, [d mutableBytes]);
+    return d;
+}
+
 /* Weight files in memory of this process. */
-static int bake_here(const AneSourceDef *k, const float *const *weights, NSDictionary **out, AneError *err) {
+static int bake_here(const AneSourceDef *k, const float *const *weights, void **ready, NSDictionary **out, AneError *err) {
     NSMutableDictionary *files = [NSMutableDictionary dictionary];
     for (int32_t i = 0; i < k->n_blobs; i++) {
         const AneBlobDef *b = &k->blobs[i];
-        NSMutableData *d = [[NSMutableData alloc] initWithLength:ane_blob_bytes(b)];
-        if (![d mutableBytes]) {
-            [d release];
+        NSData *d = make_file(b, b->weight < 0 ? NULL : weights[b->weight], ready ? &ready[i] : NULL);
+        if (!d)
             return ane_error_set(err, ANE_E_MEMORY, "out of memory for weight file %s", b->path);
-        }
-        ane_blob_write(b, b->weight < 0 ? NULL : weights[b->weight], [d mutableBytes]);
         [files setObject:d forKey:[NSString stringWithUTF8String:b->path]];
         [d release];
     }
@@ -120,8 +133,8 @@ static int bake_here(const AneSourceDef *k, const float *const *weights, NSDicti
 }
 
 /* Text and weight files in memory that a worker can map. */
-static int bake_shared(const AneSourceDef *k, const float *const *weights, AneSegment **segment, NSDictionary **out,
-                       AneError *err) {
+static int bake_shared(const AneSourceDef *k, const float *const *weights, void **ready, AneSegment **segment,
+                       NSDictionary **out, AneError *err) {
     size_t n = (size_t)k->n_blobs;
     const char **paths = calloc(n + 1, sizeof *paths);
     size_t *bytes = calloc(n + 1, sizeof *bytes);
@@ -139,7 +152,14 @@ static int bake_shared(const AneSourceDef *k, const float *const *weights, AneSe
     const AneSegmentHead *head = ane_segment_head(*segment);
     for (size_t i = 0; i < n; i++) {
         const AneBlobDef *b = &k->blobs[i];
-        ane_blob_write(b, b->weight < 0 ? NULL : weights[b->weight], (*segment)->base + head->files[i].at);
+        uint8_t *at = (*segment)->base + head->files[i].at;
+        if (ready && ready[i]) {
+            memcpy(at, ready[i], ane_blob_bytes(b));
+            free(ready[i]);
+            ready[i] = NULL;
+        } else {
+            ane_blob_write(b, b->weight < 0 ? NULL : weights[b->weight], at);
+        }
     }
     *out = ane_segment_files(*segment, head);
     return *out ? ANE_OK : ane_error_set(err, ANE_E_MEMORY, "out of memory for weight files");
@@ -172,18 +192,19 @@ static int find_or_make(NSData *text, NSDictionary *files, AneSegment *segment, 
     return status;
 }
 
-static int acquire(const AneSourceDef *k, const float *const *weights, bool shared, AneProgram **out, AneError *err) {
+static int acquire(const AneSourceDef *k, const float *const *weights, void **ready, bool shared, AneProgram **out,
+                   AneError *err) {
     NSDictionary *files = nil;
     AneSegment *segment = NULL;
-    int status = shared ? bake_shared(k, weights, &segment, &files, err) : bake_here(k, weights, &files, err);
+    int status = shared ? bake_shared(k, weights, ready, &segment, &files, err) : bake_here(k, weights, ready, &files, err);
     if (status == ANE_OK)
         status = find_or_make([NSData dataWithBytes:k->mil length:k->mil_bytes], files, segment, out, err);
     ane_segment_release(segment);
     return status;
 }
 
-int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, bool shared, AneProgram **out, AneCost *cost,
-                     AneError *err) {
+int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, void **ready, bool shared, AneProgram **out,
+                     AneCost *cost, AneError *err) {
     int status = ane_need_open(err);
     if (status != ANE_OK)
         return status;
@@ -194,7 +215,7 @@ int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, bool sh
     uint64_t begin = ane_now_ns();
     @autoreleasepool {
         @try {
-            status = acquire(k, weights, shared, out, err);
+            status = acquire(k, weights, ready, shared, out, err);
         } @catch (NSException *x) {
             status = ane_threw(err, "describe", x);
         }
@@ -523,7 +544,7 @@ int ane_program_create(const AneSource *source, const AneKernel *kernel, const f
     if (status == ANE_OK)
         status = ane_kernel_copy(kernel, 1, &r->kernel, err);
     if (status == ANE_OK)
-        status = ane_prog_acquire(&r->source, weights, false, &r->program, &r->cost, err);
+        status = ane_prog_acquire(&r->source, weights, NULL, false, &r->program, &r->cost, err);
     if (status == ANE_OK)
         status = ane_handle_new(&r->object, out, err);
     if (status != ANE_OK)

@@ -19,7 +19,7 @@
 /* ============================== Boundary ================================== */
 
 /* Look up a scheduler and make the caller the only one at its boundary. */
-static int enter_boundary(AneHandle h, AneSched **out, AneError *err) {
+int ane_sched_enter(AneHandle h, AneSched **out, AneError *err) {
     int status = ane_handle_get(h, ANE_KIND_SCHED, (void **)out, err);
     if (status != ANE_OK)
         return status;
@@ -37,7 +37,7 @@ static int enter_boundary(AneHandle h, AneSched **out, AneError *err) {
     return status;
 }
 
-static int leave_boundary(AneSched *s, int status) {
+int ane_sched_leave(AneSched *s, int status) {
     pthread_mutex_lock(&s->lock);
     s->stepping = false;
     pthread_mutex_unlock(&s->lock);
@@ -81,11 +81,16 @@ static AneGeneration *take_failure_locked(AneSched *s, AneError *err, int *statu
     return gen;
 }
 
-/* True while `newest_then - active` would exceed the bound. */
+/* Updates between the active generation and `newest_then`; skipped ones changed nothing. */
+static int64_t lag(const AneSched *s, int64_t newest_then) {
+    return newest_then - s->active->version - (s->skips - s->active->skips_before);
+}
+
+/* True while the lag would exceed the bound. */
 static bool bound_broken(const AneSched *s, int64_t newest_then) {
     if (!s->active)
         return true;
-    return s->options.staleness >= 0 && newest_then - s->active->version > s->options.staleness;
+    return s->options.staleness >= 0 && lag(s, newest_then) > s->options.staleness;
 }
 
 /* A caller who does not come back for the next slice within this time does not wait: he was interrupted. */
@@ -142,10 +147,10 @@ static int settle(AneSched *s, int64_t newest_then, int32_t slice_ms, AneError *
 
 int ane_sched_boundary(AneHandle sched, int32_t slice_ms, AneError *err) {
     AneSched *s;
-    int status = enter_boundary(sched, &s, err);
+    int status = ane_sched_enter(sched, &s, err);
     if (status != ANE_OK)
         return status;
-    return leave_boundary(s, settle(s, s->newest + 1, slice_ms, err));
+    return ane_sched_leave(s, settle(s, s->newest + 1, slice_ms, err));
 }
 
 /* ============================== Offers ==================================== */
@@ -163,7 +168,7 @@ static int need_offered(AneSched *s, AneGeneration **fresh, AneError *err) {
 
 /* Put these weights (NULL: not given) into the offered generation, or none of them. Under the lock. */
 static int take_weights_locked(AneSched *s, AneGeneration **fresh, const float *const *weights, AneError *err) {
-    for (int32_t w = 0; s->offered && w < s->n_weights; w++)
+    for (int32_t w = 0; s->offered && weights && w < s->n_weights; w++)
         if (weights[w] && s->offered->weights[w] && s->offered->weights[w] != weights[w])
             return ane_error_set(err, ANE_E_ARG, "weight %d was offered from another array", w);
     if (!s->offered) {
@@ -174,7 +179,7 @@ static int take_weights_locked(AneSched *s, AneGeneration **fresh, const float *
         s->alive++;
         ane_object_retain(&s->object); /* until retired */
     }
-    for (int32_t w = 0; w < s->n_weights; w++)
+    for (int32_t w = 0; weights && w < s->n_weights; w++)
         if (weights[w])
             s->offered->weights[w] = weights[w];
     return ANE_OK;
@@ -192,29 +197,57 @@ static void submit_offered_locked(AneSched *s) {
         s->slot = ANE_SLOT_READY;
 }
 
+/* The newest version is being made by an update from now on; `gen`: for this set. Under the lock. */
+static void begin_update_locked(AneSched *s, AneGeneration *gen, bool native, uint64_t begin) {
+    AneUpdate *u = &s->update;
+    u->state = ANE_UPDATE_RUNNING;
+    u->native = native;
+    u->version = s->newest;
+    u->gen = gen;
+    u->begin_ns = begin;
+    if (gen) {
+        gen->updating = true;
+        gen->refs++;
+    }
+    ane_object_retain(&s->object); /* until it has ended */
+}
+
 /* Take version newest+1. Under `stepping`. */
-static int submit(AneSched *s, const float *const *weights, uint64_t snapshot_ns, AneError *err) {
+int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint64_t snapshot_ns, AneError *err) {
     uint64_t begin = ane_now_ns();
+    const bool build = (how & ANE_TAKE_BUILD) != 0, update = (how & ANE_TAKE_UPDATE) != 0;
     for (int32_t w = 0; weights && w < s->n_weights; w++)
         if (!weights[w])
             return ane_error_set(err, ANE_E_ARG, "weight %d is missing", w);
     AneGeneration *fresh = NULL, *dropped = NULL, *job = NULL;
-    int status = weights ? need_offered(s, &fresh, err) : ANE_OK;
-    if (status != ANE_OK)
+    int status = build ? need_offered(s, &fresh, err) : ANE_OK;
+    if (status == ANE_OK && fresh && update)
+        status = ane_update_make_files(fresh, err);
+    if (status != ANE_OK) {
+        if (fresh)
+            ane_generation_free(fresh);
         return status;
+    }
     pthread_mutex_lock(&s->lock);
     if (s->closing)
         status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
-    else if (weights && s->slot != ANE_SLOT_EMPTY)
+    else if (update && s->offered)
+        status = ane_error_set(err, ANE_E_STATE, "weights of this version were offered: an update would make them");
+    else if (build && s->slot != ANE_SLOT_EMPTY)
         status = ane_error_set(err, ANE_E_STATE, "a generation is pending: call boundary first");
-    else if (weights)
+    else if (build)
         status = take_weights_locked(s, &fresh, weights, err);
     if (status == ANE_OK) {
         s->newest++;
-        s->now.submitted = weights != NULL;
+        s->now.submitted = build;
         s->now.snapshot_ns += snapshot_ns;
-        if (weights) {
+        if (build) {
             submit_offered_locked(s);
+            s->pending->skips_before = s->skips;
+        }
+        if (update)
+            begin_update_locked(s, build ? s->pending : NULL, (how & ANE_TAKE_NATIVE) != 0, begin);
+        if (build) {
             job = ane_job_next_locked(s);
         } else { /* the slot is full, so nothing of it was begun */
             dropped = s->offered;
@@ -229,17 +262,18 @@ static int submit(AneSched *s, const float *const *weights, uint64_t snapshot_ns
     uint64_t end = ane_now_ns();
     pthread_mutex_lock(&s->lock);
     s->now.submit_ns += end - begin;
+    int64_t version = s->newest;
     pthread_mutex_unlock(&s->lock);
-    ane_trace_add(&s->trace, ANE_EV_SUBMIT, -1, s->newest, begin, end);
+    ane_trace_add(&s->trace, ANE_EV_SUBMIT, -1, version, begin, end);
     return status;
 }
 
 int ane_sched_submit(AneHandle sched, const float *const *weights, uint64_t snapshot_ns, AneError *err) {
     AneSched *s;
-    int status = enter_boundary(sched, &s, err);
+    int status = ane_sched_enter(sched, &s, err);
     if (status != ANE_OK)
         return status;
-    return leave_boundary(s, submit(s, weights, snapshot_ns, err));
+    return ane_sched_leave(s, ane_sched_take(s, weights, weights ? ANE_TAKE_BUILD : 0, snapshot_ns, err));
 }
 
 static void fill_stats_locked(AneSched *s, AneBatchStats *out) {
@@ -248,7 +282,7 @@ static void fill_stats_locked(AneSched *s, AneBatchStats *out) {
     n->batch = s->batch++;
     n->active = s->active ? s->active->version : -1;
     n->newest = s->newest;
-    n->staleness = n->newest - n->active;
+    n->staleness = s->active ? lag(s, s->newest) : n->newest - n->active;
     n->batch_ns = end - s->batch_begin;
     n->evals_idle = s->idle.seen;
     n->evals_compiling = s->compiling.seen;
@@ -264,17 +298,22 @@ static void fill_stats_locked(AneSched *s, AneBatchStats *out) {
 
 int ane_sched_finish(AneHandle sched, int32_t slice_ms, AneBatchStats *out, AneError *err) {
     AneSched *s;
-    int status = enter_boundary(sched, &s, err);
+    int status = ane_sched_enter(sched, &s, err);
     if (status != ANE_OK)
         return status;
     pthread_mutex_lock(&s->lock);
     bool broken = bound_broken(s, s->newest);
     bool hopeless = broken && s->slot == ANE_SLOT_EMPTY;
     pthread_mutex_unlock(&s->lock);
-    if (hopeless)
-        status = ane_error_set(err, ANE_E_STATE, "nothing is compiling that could restore the bound on staleness");
-    else if (broken) /* a set that is READY within the bound waits for the next boundary */
+    if (broken && !hopeless) /* a set that is READY within the bound waits for the next boundary */
         status = settle(s, s->newest, slice_ms, err);
+    if (status == ANE_OK) { /* a set that failed, then an update that was skipped */
+        pthread_mutex_lock(&s->lock);
+        hopeless = s->slot == ANE_SLOT_EMPTY && !s->closing && bound_broken(s, s->newest);
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (hopeless)
+        status = ane_error_set(err, ANE_E_STATE, "nothing is compiling that could restore the bound on staleness: submit weights");
     if (status >= 0 && status != ANE_AGAIN) {
         pthread_mutex_lock(&s->lock);
         status = s->closing ? ane_error_set(err, ANE_E_CLOSED, "the trainer was closed") : ANE_OK;
@@ -282,7 +321,7 @@ int ane_sched_finish(AneHandle sched, int32_t slice_ms, AneBatchStats *out, AneE
         pthread_mutex_unlock(&s->lock);
         ane_budget_read(&out->compiles_used, &out->compile_limit, &out->programs_loaded);
     }
-    return leave_boundary(s, status);
+    return ane_sched_leave(s, status);
 }
 
 /* ============================== Evaluations =============================== */
@@ -419,6 +458,9 @@ static void destroy_sched(AneObject *o) {
         ane_object_release(ane_surface_object(s->scratch[i].surface));
     free(s->scratch);
     ane_set_free(s);
+    free(s->update.tensors);
+    if (s->update_queue)
+        dispatch_release(s->update_queue);
     if (s->queue)
         dispatch_release(s->queue);
     /* `changed` may stand below its first value only while someone waits: nobody does */
@@ -438,8 +480,9 @@ static int build_sched(AneSched *s, AneError *err) {
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for a trainer");
     dispatch_queue_attr_t attr = dispatch_queue_attr_make_with_qos_class(DISPATCH_QUEUE_SERIAL, QOS_CLASS_UTILITY, 0);
     s->queue = dispatch_queue_create("ane_native.compile", attr);
+    s->update_queue = dispatch_queue_create("ane_native.update", attr);
     s->changed = dispatch_semaphore_create(0);
-    if (!s->queue || !s->changed)
+    if (!s->queue || !s->update_queue || !s->changed)
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for the compile queue");
     return ANE_OK;
 }
@@ -504,7 +547,7 @@ int ane_sched_close(AneHandle sched, int32_t slice_ms, AneError *err) {
     bool gone = false, over = false;
     while (!gone && !over) {
         pthread_mutex_lock(&s->lock);
-        gone = s->alive == 0;
+        gone = s->alive == 0 && s->update.state != ANE_UPDATE_RUNNING;
         pthread_mutex_unlock(&s->lock);
         if (!gone)
             over = dispatch_semaphore_wait(s->changed, until) != 0;

@@ -3,6 +3,7 @@
  *
  *   _core_sched.c  slots, boundary, evaluations (who is active when)
  *   _core_job.c    generations: the background job that builds them, retiring
+ *   _core_update.c the optimizer's step before a job
  *   _core_set.c    sources, kernels, surfaces and wires: what never changes
  *   _core_canary.c the first evaluation of a new program
  *   _core_stats.c  what was measured: latencies per batch, trace ring
@@ -67,7 +68,9 @@ typedef struct {
     bool submitted;               /* all weights are there, the version counts */
     bool withdrawn;               /* offered, and then not wanted */
     bool failed;                  /* `error` says why; the job is not run again */
+    bool updating;                /* the weights are still being made: no job yet */
     bool baking;                  /* the weights are still being read */
+    int64_t skips_before;         /* updates skipped so far when its weights were made */
     int32_t baked, loaded;        /* programs that are; each baked one is loaded later */
     const float **weights;        /* pointers of the caller; NULL where not given yet */
     int64_t evals, micro_steps;   /* that ended while its job was on the queue */
@@ -76,6 +79,8 @@ typedef struct {
     AneProgram **programs;        /* NULL where not baked */
     void **requests;              /* by kernel */
     bool reserved;                /* the budget of the whole set */
+    void **files;                 /* weight files that the update wrote, by program and blob; NULL: bake */
+    size_t n_files;
     AneError error;               /* why it failed */
     uint64_t job_ns, job_before_ns; /* time on the queue; of earlier runs */
     AneCost cost;
@@ -88,6 +93,21 @@ typedef struct {
     AneSurface *surface;
     bool used; /* by the kernel at hand */
 } AneScratch;
+
+/* The update under way, or the last one. `job` and `tensors` are its thread's while it is
+ * RUNNING, everything else is guarded by the lock. */
+enum { ANE_UPDATE_NONE = 0, ANE_UPDATE_RUNNING = 1, ANE_UPDATE_DONE = 2 };
+typedef struct {
+    int32_t state;
+    bool native;                  /* by update_job; else somebody provides the weights */
+    int64_t version;
+    AneGeneration *gen;           /* whose weights it makes, referenced; NULL: none is to be built */
+    uint64_t begin_ns;
+    AneUpdateJob job;
+    AneUpdateTensor *tensors;
+    int32_t cap;
+    AneUpdateResult result;
+} AneUpdate;
 
 struct AneSched {
     AneObject object;
@@ -105,6 +125,7 @@ struct AneSched {
     AneScratch *scratch;                 /* compile queue only */
     int32_t n_scratch;
     dispatch_queue_t queue;              /* serial, utility */
+    dispatch_queue_t update_queue;       /* the same, for updates */
     dispatch_semaphore_t changed;        /* signalled when a job ends or a generation is gone */
     AneTrace trace;
 
@@ -113,6 +134,8 @@ struct AneSched {
     AneGeneration *active, *pending;
     AneGeneration *offered;              /* of version newest + 1, before it is submitted */
     int64_t newest;
+    AneUpdate update;
+    int64_t skips;                       /* updates that left the weights as they were */
     int64_t alive;                       /* generations not yet retired */
     int32_t sets;                        /* of those: that may have programs loaded */
     int32_t leaving;                     /* withdrawn sets whose job has not ended */
@@ -138,6 +161,23 @@ bool ane_generation_whole_locked(const AneGeneration *gen);
  * lock; after it, ane_job_dispatch. */
 AneGeneration *ane_job_next_locked(AneSched *s);
 void ane_job_dispatch(AneGeneration *gen); /* NULL is fine */
+
+/* ============================== Boundary (_core_sched.c) ================== */
+
+/* Look up a scheduler and make the caller the only one at its boundary; undo it. */
+int ane_sched_enter(AneHandle h, AneSched **out, AneError *err);
+int ane_sched_leave(AneSched *s, int status); /* returns `status` */
+
+/* Take version newest+1, between the two above: with BUILD a set of it is built, with UPDATE an
+ * update makes its weights first (NULL: not known yet), with NATIVE update_job does. */
+enum { ANE_TAKE_BUILD = 1, ANE_TAKE_UPDATE = 2, ANE_TAKE_NATIVE = 4 };
+int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint64_t snapshot_ns, AneError *err);
+
+/* ============================== Updates (_core_update.c) ================== */
+
+/* Places for the weight files of all programs, filled by an update. */
+int ane_update_make_files(AneGeneration *gen, AneError *err);
+void **ane_update_files(AneGeneration *gen, int32_t program); /* NULL: there are none */
 
 /* ============================== Sets (_core_set.c) ======================== */
 

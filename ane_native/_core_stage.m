@@ -11,44 +11,26 @@
 #include <unistd.h>
 
 #import "_core_door.h"
+#include "_cpu.h"
 #include "_core_pool.h"
 
 #define g ane_engine
 
 /* ============================== Baking ==================================== */
 
-/* weight [rows, cols] fp32 -> half [cols, rows], by tiles that stay in cache. */
-static void bake_transposed(const float *weight, uint16_t *half, size_t rows, size_t cols) {
-    enum { TILE = 64 };
-    float line[TILE];
-    for (size_t r = 0; r < rows; r += TILE)
-        for (size_t c = 0; c < cols; c++) {
-            size_t n = rows - r < TILE ? rows - r : TILE;
-            for (size_t i = 0; i < n; i++)
-                line[i] = weight[(r + i) * cols + c];
-            ane_cpu_half_from_float(line, half + c * rows + r, n);
-        }
-}
-
-/* The weight container, version 2 (apple/coremltools StorageFormat.hpp): storage
- * header, one metadata record at 64, data at 128. */
-size_t ane_blob_bytes(const AneBlobDef *b) { return 128 + (size_t)(b->rows * b->cols) * 2; }
+/* A head, then the elements: ane_blob_head(). */
+size_t ane_blob_bytes(const AneBlobDef *b) { return ANE_BLOB_HEAD + (size_t)(b->rows * b->cols) * 2; }
 
 void ane_blob_write(const AneBlobDef *b, const float *weight, uint8_t *out) {
     size_t count = (size_t)(b->rows * b->cols);
-    uint32_t head[2] = {1, 2}, meta[2] = {0xDEADBEEF, 1 /* fp16 */};
-    uint64_t place[2] = {count * 2, 128};
-    memset(out, 0, 128);
-    memcpy(out, head, sizeof head);
-    memcpy(out + 64, meta, sizeof meta);
-    memcpy(out + 72, place, sizeof place);
-    uint16_t *half = (uint16_t *)(void *)(out + 128);
+    ane_blob_head(out, count);
+    uint16_t *half = (uint16_t *)(void *)(out + ANE_BLOB_HEAD);
     if (b->weight < 0)
         memcpy(half, b->data_f16, count * 2);
     else if (b->transform == ANE_BAKE_PLAIN)
         ane_cpu_half_from_float(weight, half, count);
     else
-        bake_transposed(weight, half, (size_t)b->rows, (size_t)b->cols);
+        ane_cpu_bake_transposed(weight, half, (size_t)b->rows, (size_t)b->cols, 0, (size_t)b->rows);
 }
 
 /* ============================== Shared sources ============================ */

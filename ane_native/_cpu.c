@@ -24,6 +24,7 @@
 #include <stdlib.h>
 
 #include "_core_internal.h"
+#include "_cpu.h"
 #include "_gcd.h"
 #include "_half.h"
 
@@ -45,12 +46,6 @@ typedef struct {
     double weight;           /* scale / count */
     double *partial;         /* one per task */
 } XentCall;
-
-typedef struct {
-    float lr, beta1, beta2, eps, grad_scale;
-    float rate;   /* lr / (1 - beta1^step) */
-    float unbias; /* 1 / sqrt(1 - beta2^step) */
-} AdamStep;
 
 /* ============================== Loops per instruction set ================= */
 
@@ -76,7 +71,7 @@ typedef struct {
 typedef struct {
     double (*sum_squares)(const float *x, size_t n);
     void (*gain_rows)(const uint16_t *dy, const uint16_t *x, float *dw, size_t rows, size_t count);
-    void (*adam)(const AneAdamTensor *tensor, size_t begin, size_t end, const AdamStep *s);
+    void (*adam)(const AneAdamTensor *tensor, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16, float *zero);
     double (*xent)(const XentCall *c, size_t t0, size_t n);
 } Loops;
 
@@ -580,6 +575,8 @@ static void sum_task(void *context, size_t i) {
     c->partial[i] = loops()->sum_squares(c->x + begin, n);
 }
 
+static size_t sum_chunk(size_t count) { return ((count + SUM_TASKS - 1) / SUM_TASKS + 16383) / 16384 * 16384; }
+
 int ane_cpu_sum_squares(const float *x, size_t count, double *out, int32_t *finite, AneError *err) {
     TRY(ane_guard(err));
     TRY(bad_pointer(err, "out", out, sizeof *out));
@@ -590,7 +587,7 @@ int ane_cpu_sum_squares(const float *x, size_t count, double *out, int32_t *fini
     TRY(bad_pointer(err, "x", x, sizeof *x));
     if (count > SIZE_MAX / 64) return ane_error_set(err, ANE_E_ARG, "count: %zu elements are too many", count);
     SumCall call = {.x = x, .count = count};
-    call.chunk = ((count + SUM_TASKS - 1) / SUM_TASKS + 16383) / 16384 * 16384;
+    call.chunk = sum_chunk(count);
     const size_t tasks = (count + call.chunk - 1) / call.chunk;
     spread(tasks, &call, sum_task);
     double sum = 0.0;
@@ -600,11 +597,32 @@ int ane_cpu_sum_squares(const float *x, size_t count, double *out, int32_t *fini
     return ANE_OK;
 }
 
+double ane_cpu_sum_squares_here(const float *x, size_t count, void (*pause)(void *), void *context) {
+    double sum = 0.0;
+    for (size_t begin = 0, chunk = sum_chunk(count); begin < count; begin += chunk) {
+        pause(context);
+        sum += loops()->sum_squares(x + begin, count - begin < chunk ? count - begin : chunk);
+    }
+    return sum;
+}
+
+AneAdamStep ane_cpu_adam_step(float lr, float beta1, float beta2, float eps, int64_t step, float grad_scale) {
+    const double fix1 = 1.0 - pow((double)beta1, (double)step), fix2 = 1.0 - pow((double)beta2, (double)step);
+    AneAdamStep s = {lr, beta1, beta2, eps, grad_scale, 0.0f, 0.0f};
+    s.rate = (float)((double)lr / fix1);
+    s.unbias = (float)(1.0 / sqrt(fix2));
+    return s;
+}
+
+void ane_cpu_adam_range(const AneAdamTensor *t, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16, float *zero) {
+    loops()->adam(t, begin, end, s, half_f16, zero);
+}
+
 typedef struct {
     const AneAdamTensor *tensors;
     const size_t *first; /* [n_tensors + 1] first chunk of each tensor */
     size_t n_tensors;
-    AdamStep step;
+    AneAdamStep step;
 } AdamCall;
 
 static void adam_task(void *context, size_t chunk) {
@@ -620,10 +638,10 @@ static void adam_task(void *context, size_t chunk) {
     }
     const AneAdamTensor *t = &c->tensors[low];
     const size_t begin = (chunk - c->first[low]) * ADAM_CHUNK;
-    loops()->adam(t, begin, t->count - begin < ADAM_CHUNK ? t->count : begin + ADAM_CHUNK, &c->step);
+    loops()->adam(t, begin, t->count - begin < ADAM_CHUNK ? t->count : begin + ADAM_CHUNK, &c->step, NULL, NULL);
 }
 
-static int adam_check(const AneAdamTensor *t, int32_t i, AneError *err) {
+int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err) {
     const void *const arrays[] = {t->p_in, t->p_out, t->m, t->v, t->g};
     static const char *const names[] = {"p_in", "p_out", "m", "v", "g"};
     char name[48];
@@ -658,14 +676,11 @@ int ane_cpu_adamw(const AneAdamTensor *tensors, int32_t n_tensors, float lr, flo
     if (!isfinite(grad_scale)) return ane_error_set(err, ANE_E_ARG, "grad_scale: expected a finite number, got %g", (double)grad_scale);
     if (n_tensors == 0) return ANE_OK;
     TRY(bad_pointer(err, "tensors", tensors, sizeof(void *)));
-    for (int32_t i = 0; i < n_tensors; i++) TRY(adam_check(&tensors[i], i, err));
+    for (int32_t i = 0; i < n_tensors; i++) TRY(ane_cpu_adam_check(&tensors[i], i, err));
     size_t *first = calloc((size_t)n_tensors + 1, sizeof *first);
     if (!first) return ane_error_set(err, ANE_E_MEMORY, "%d tensors: out of memory", (int)n_tensors);
     for (int32_t i = 0; i < n_tensors; i++) first[i + 1] = first[i] + (tensors[i].count + ADAM_CHUNK - 1) / ADAM_CHUNK;
-    const double fix1 = 1.0 - pow((double)beta1, (double)step), fix2 = 1.0 - pow((double)beta2, (double)step);
-    AdamCall call = {tensors, first, (size_t)n_tensors, {lr, beta1, beta2, eps, grad_scale, 0.0f, 0.0f}};
-    call.step.rate = (float)((double)lr / fix1);
-    call.step.unbias = (float)(1.0 / sqrt(fix2));
+    AdamCall call = {tensors, first, (size_t)n_tensors, ane_cpu_adam_step(lr, beta1, beta2, eps, step, grad_scale)};
     spread(first[n_tensors], &call, adam_task);
     free(first);
     return ANE_OK;

@@ -95,8 +95,9 @@ ANE_LOOP void ANE_FN(gain_rows_)(const uint16_t *dy, const uint16_t *x, float *d
 
 /* Elements [begin, end) of one tensor, one pass:
  *   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
- *   p_out = keep p_in - rate m / (sqrt(v) unbias + eps). */
-ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t end, const AdamStep *s) {
+ *   p_out = keep p_in - rate m / (sqrt(v) unbias + eps), half_f16 = fp16 of p_out, zero = 0. */
+ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16,
+                            float *zero) {
     const float keep = 1.0f - s->lr * tensor->weight_decay;
     const float b1 = s->beta1, b2 = s->beta2, c1 = 1.0f - b1, c2 = 1.0f - b2;
     const float rate = s->rate, unbias = s->unbias, eps = s->eps, scale = s->grad_scale;
@@ -119,6 +120,8 @@ ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t en
         memcpy(tensor->m + at, m, bytes);
         memcpy(tensor->v + at, v, bytes);
         memcpy(tensor->p_out + at, p, bytes);
+        if (half_f16) ANE_FN(ane_row_to_half_)(p, half_f16 + at, n);
+        if (zero) memset(zero + at, 0, bytes);
     }
 }
 

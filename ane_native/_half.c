@@ -8,7 +8,7 @@
 
 #include <stdlib.h>
 
-#include "_core.h"
+#include "_cpu.h"
 #if ANE_X86
 #include <cpuid.h>
 #endif
@@ -92,4 +92,55 @@ void ane_cpu_float_from_half(const uint16_t *in_f16, float *out, size_t count) {
     }
 #endif
     ane_row_from_half_base(in_f16, out, count);
+}
+
+/* ============================== Transposed ================================ */
+
+/* out[c][r] = in[r][c] for an 8 x 8 block of halves. */
+static void transpose8(const uint16_t *in, size_t in_step, uint16_t *out, size_t out_step) {
+#if ANE_X86
+    __m128i r[8], s[8];
+    for (size_t i = 0; i < 8; i++) r[i] = _mm_loadu_si128((const __m128i *)(const void *)(in + i * in_step));
+    for (int i = 0; i < 4; i++) {
+        s[i] = _mm_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
+        s[i + 4] = _mm_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) { /* s[2i], s[2i+1]: rows 0-3 and 4-7 of a half of the columns */
+        r[i] = _mm_unpacklo_epi32(s[2 * i], s[2 * i + 1]);
+        r[i + 4] = _mm_unpackhi_epi32(s[2 * i], s[2 * i + 1]);
+    }
+    /* r[0], r[1]: columns 0 1 of rows 0-3, 4-7; r[4], r[5]: columns 2 3; r[2], r[3]: 4 5; r[6], r[7]: 6 7 */
+    static const int low[4] = {0, 4, 2, 6};
+    for (size_t i = 0; i < 4; i++) {
+        const int a = low[i];
+        _mm_storeu_si128((__m128i *)(void *)(out + 2 * i * out_step), _mm_unpacklo_epi64(r[a], r[a + 1]));
+        _mm_storeu_si128((__m128i *)(void *)(out + (2 * i + 1) * out_step), _mm_unpackhi_epi64(r[a], r[a + 1]));
+    }
+#else
+    for (size_t i = 0; i < 8; i++)
+        for (size_t j = 0; j < 8; j++) out[i * out_step + j] = in[j * in_step + i];
+#endif
+}
+
+/* Tiles of 64 x 64 go to fp16 in a local array, then over the diagonal in blocks of 8 x 8. */
+void ane_cpu_bake_transposed(const float *weight, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n) {
+    enum { TILE = 64 };
+    uint16_t tile[TILE * TILE];
+    for (size_t r0 = row; r0 < row + n; r0 += TILE) {
+        const size_t nr = row + n - r0 < TILE ? row + n - r0 : TILE;
+        for (size_t c0 = 0; c0 < cols; c0 += TILE) {
+            const size_t nc = cols - c0 < TILE ? cols - c0 : TILE;
+            for (size_t i = 0; i < nr; i++) ane_cpu_half_from_float(weight + (r0 + i) * cols + c0, tile + i * TILE, nc);
+            for (size_t c = 0; c < nc; c += 8)
+                for (size_t r = 0; r < nr; r += 8) {
+                    uint16_t *out = half_f16 + (c0 + c) * rows + r0 + r;
+                    if (c + 8 <= nc && r + 8 <= nr) {
+                        transpose8(tile + r * TILE + c, TILE, out, rows);
+                        continue;
+                    }
+                    for (size_t i = 0; i < 8 && c + i < nc; i++)
+                        for (size_t j = 0; j < 8 && r + j < nr; j++) out[i * rows + j] = tile[(r + j) * TILE + c + i];
+                }
+        }
+    }
 }

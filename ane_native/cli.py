@@ -54,6 +54,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("budget-end", str, "WAY", "when they are used up: restart (exec) or stop [restart]"),
     ("workers", "workers", "N", "processes that compile, or auto; 0: this one"),
     ("strategy", str, "auto", "choose from what the probe measured; says what and why"),
+    ("update", str, "WHERE", "where AdamW runs: background or foreground [background]"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
 )

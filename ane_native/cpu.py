@@ -25,6 +25,7 @@ __all__ = [
     "AdamTensors",
     "GradJobs",
     "GradProduct",
+    "UpdateTensors",
     "blas",
     "cross_entropy",
     "embed_backward",
@@ -338,3 +339,52 @@ class AdamTensors:
         c, error = _native.core(), _native.new_error()
         args = (self._array, len(self._keep), lr, beta1, beta2, eps, step, grad_scale)
         _native.check(c.lib.ane_cpu_adamw(*args, error), error)
+
+
+class UpdateTensors:
+    """Tensors of one whole update (``AneUpdateJob``), checked once; keeps its arrays alive.
+
+    Args:
+        tensors: (p_in, p_out, m, v, g, weight_decay, weight) with float32 arrays of one shape;
+            ``weight``: index among the trainer's weights, -1 when no kernel bakes it.
+        gradients: one array that holds all ``g`` and zeros between them.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[tuple[Float, Float, Float, Float, Float, float, int]],
+        gradients: Float,
+    ) -> None:
+        self._keep = (tuple(tensors), gradients)
+        ffi = _native.core().ffi
+        self._array = ffi.new("AneUpdateTensor[]", max(1, len(tensors)))
+        names = ("p_in", "p_out", "m", "v", "g")
+        for c, (*arrays, decay, weight) in zip(self._array, tensors, strict=False):
+            for name, array in zip(names, arrays, strict=True):
+                if array.shape != arrays[0].shape:
+                    raise ValueError(f"{name}: expected shape {arrays[0].shape}, got {array.shape}")
+                setattr(c, name, _float(name, array))
+                if name != "p_in":
+                    _writeable(name, array)
+            c.count, c.weight_decay, c.weight = arrays[0].size, decay, weight
+        self._job = ffi.new("AneUpdateJob *")
+        self._job.tensors, self._job.n_tensors = self._array, len(tensors)
+        self._job.gradients = _float("gradients", gradients)
+        self._job.n_gradients = gradients.size
+
+    def job(
+        self,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        clip: float,
+        loss_scale: float,
+        micro_steps: int,
+        step: int,
+    ) -> Any:
+        """The C structure with these numbers in it; it is this object's and used again."""
+        job = self._job
+        job.lr, (job.beta1, job.beta2), job.eps, job.clip = lr, betas, eps, clip
+        job.loss_scale, job.micro_steps, job.step = loss_scale, micro_steps, step
+        return job

@@ -104,6 +104,10 @@ class StateError(AneError):
     """Calls in an order that cannot work."""
 
 
+class UpdateError(AneError):
+    """An update that ran in the background raised; ``__cause__`` is what it raised."""
+
+
 class CheckpointError(AneError):
     """A checkpoint is damaged or does not fit; names the file and the tensor."""
 

@@ -12,8 +12,7 @@ was baked from, and the loss is the loss of those weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -39,30 +38,36 @@ class MicroStep:
         program: the model; the trainer was made from its kernels (the forward ones are
             enough for :meth:`forward` and :meth:`evaluate`).
         trainer: whose active generation is run.
-        grads: name -> float32 array that gradients are added to; None: forward only.
+        grads: name -> float32 array that gradients are added to; None: forward only. Several
+            of them: sets that take turns, see :attr:`gradients`.
         overlap: queue weight gradients while the backward chain runs. False queues them
             after it; the sums are the same bits.
+
+    Attributes:
+        gradients: which set of gradients is added to.
     """
 
     def __init__(
         self,
         program: LlamaProgram,
         trainer: DoubleBufferedTrainer,
-        grads: dict[str, Float] | None = None,
+        grads: dict[str, Float] | Sequence[dict[str, Float]] | None = None,
         *,
         overlap: bool = True,
     ) -> None:
         self.program = program
         self.trainer = trainer
-        self._grads = grads
+        sets = [] if grads is None else [grads] if isinstance(grads, dict) else list(grads)
+        self._grads = sets
+        self.gradients = 0
         self._x: Half = trainer.surface(*program.x).array
         self._logits: Half = trainer.surface(*program.logits).array
-        self._stages: list[tuple[list[str], cpu.GradJobs | None]] = []
-        if grads is not None:
+        self._stages: list[list[tuple[list[str], cpu.GradJobs | None]]] = []
+        if sets:
             cpu.open_blas()
             self._dlogits: Half = trainer.surface(*program.dlogits).array
             self._dx: Half = trainer.surface(*program.dx).array
-            self._stages = self._plan(grads, overlap)
+            self._stages = [self._plan(one, overlap) for one in sets]
 
     def _plan(
         self, grads: dict[str, Float], overlap: bool
@@ -126,21 +131,21 @@ class MicroStep:
         Returns:
             The loss in nats per token, unscaled. The gradients are complete.
         """
-        assert self._grads is not None, "made without gradients"
+        assert self._grads, "made without gradients"
         logits = self.forward(tokens)
         loss = cpu.cross_entropy(logits, targets, scale=loss_scale, dlogits=self._dlogits)
         try:
-            for kernels, jobs in self._stages:
+            for kernels, jobs in self._stages[self.gradients]:
                 if kernels:
                     self.trainer.run(kernels)
                 if jobs is not None:
                     cpu.grad_submit(jobs)
         finally:
             cpu.grad_wait()  # also after an error: nothing may write to grads later
-        cpu.embed_backward(self._dx, tokens, self._grads[EMBEDDING])
+        cpu.embed_backward(self._dx, tokens, self._grads[self.gradients][EMBEDDING])
         self.trainer.micro_step()
         return loss
 
     def __repr__(self) -> str:
-        stages: list[Any] = self._stages
-        return f"<MicroStep of {len(self.program.forward)} forward kernels, {len(stages)} stages>"
+        stages = len(self._stages[0]) if self._stages else 0
+        return f"<MicroStep of {len(self.program.forward)} forward kernels, {stages} stages>"

@@ -17,7 +17,7 @@ see them, and m / sqrt(v) has no scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ane_native import cpu
-from ane_native.errors import CheckpointError, ConfigError
+from ane_native.errors import CheckpointError, ConfigError, StateError
 
 __all__ = ["AdamW", "LossScale", "Schedule", "UpdateInfo", "constant", "warmup_cosine"]
 
@@ -167,6 +167,17 @@ class _Masters(_Flat):
 
 
 @dataclass(frozen=True)
+class _UnderWay:
+    """An update in the background: where it writes and what it was told."""
+
+    target: _Masters
+    version: int
+    build: bool
+    lr: float
+    loss_scale: float
+
+
+@dataclass(frozen=True)
 class UpdateInfo:
     """What one update did.
 
@@ -195,9 +206,13 @@ class AdamW:
         weight_decay: for tensors with two axes or more; norm gains are never decayed.
         clip: global norm above which gradients are scaled down; 0 for never.
         loss_scale: the scaler; a fresh one when None.
+        lr: learning rate of updates that are not told one: a number, or a function of the
+            number of updates tried so far.
+
+    Given to ``DoubleBufferedTrainer(update=...)`` it runs in the background; see
+    :meth:`begin`. There are two sets of gradients then, and :attr:`grads` is the one to add to.
 
     Attributes:
-        grads: name -> float32 array to add gradients to; zeroed by :meth:`update`.
         steps: updates applied so far (Adam's t).
         loss_scale: the scaler.
 
@@ -219,6 +234,7 @@ class AdamW:
         weight_decay: float = 0.1,
         clip: float = 1.0,
         loss_scale: LossScale | None = None,
+        lr: float | Schedule = 1e-3,
     ) -> None:
         for name, value in zip(("beta1", "beta2"), betas, strict=True):
             if not 0.0 <= value < 1.0:
@@ -227,20 +243,46 @@ class AdamW:
             raise ConfigError("params: expected at least one tensor, got none")
         self.betas, self.eps, self.clip = betas, eps, clip
         self.loss_scale = loss_scale or LossScale()
-        self.steps = 0
+        self.steps = self.tried = 0
+        self.lr = lr
         self._shapes = {name: np.shape(p) for name, p in params.items()}
         self._decay = {n: weight_decay if len(s) > 1 else 0.0 for n, s in self._shapes.items()}
-        self._m, self._v, self._g = (_Flat(self._shapes) for _ in range(3))
+        self._m, self._v = _Flat(self._shapes), _Flat(self._shapes)
+        self._g = [_Flat(self._shapes)]
+        self._at = 0  # the set of gradients to add to
+        self._jobs: dict[tuple[Any, ...], cpu.UpdateTensors] = {}
+        self._under_way: _UnderWay | None = None
         self._buffers = [_Masters(self._shapes)]
         self._newest = self._previous = self._buffers[0]
-        self._passes: dict[tuple[int, int], cpu.AdamTensors] = {}
-        self.grads = self._g.views
+        self._passes: dict[tuple[int, int, int], cpu.AdamTensors] = {}
         self._fill(self._newest, params, "params")
         self._newest.version = 0
 
     @property
+    def grads(self) -> Params:
+        """name -> float32 array to add gradients to; zeroed by the update that used them."""
+        return self._g[self._at].views
+
+    @property
+    def gradients(self) -> int:
+        """Which of :attr:`gradient_sets` :attr:`grads` is."""
+        return self._at
+
+    @property
+    def gradient_sets(self) -> tuple[Params, ...]:
+        """Both sets of gradients, made when first asked for: they take turns in the background."""
+        while len(self._g) < 2:
+            self._g.append(_Flat(self._shapes))
+        return tuple(flat.views for flat in self._g)
+
+    @property
+    def settled(self) -> bool:
+        """False while an update runs in the background: moments are being written then."""
+        return self._under_way is None
+
+    @property
     def params(self) -> Params:
-        """The newest masters. Hand them over and do not write to them."""
+        """The newest masters whose update has ended. Hand them over and do not write to them."""
         return self._newest.views
 
     @property
@@ -255,7 +297,14 @@ class AdamW:
 
     # ------------------------------ one update ------------------------------
 
-    def update(self, *, lr: float, micro_steps: int, oldest_needed: int) -> UpdateInfo:
+    def update(
+        self,
+        *,
+        lr: float,
+        micro_steps: int,
+        oldest_needed: int,
+        loss_scale: float | None = None,
+    ) -> UpdateInfo:
         """Unscale, clip, step; the gradients are zero afterwards.
 
         Args:
@@ -263,13 +312,16 @@ class AdamW:
             micro_steps: gradients that were added up; their mean is used.
             oldest_needed: of the scheduler: masters it was given for versions before this
                 one are free.
+            loss_scale: scale the gradients were computed with; None: the scaler's own.
 
         Returns:
             What was done. After ``applied == False`` (a gradient was not finite) the masters,
             moments and version are as before.
         """
-        scale = self.loss_scale.scale
-        total, finite = cpu.sum_squares(self._g.all)
+        self._need_settled()
+        scale = self.loss_scale.scale if loss_scale is None else loss_scale
+        gradients = self._g[self._at].all
+        total, finite = cpu.sum_squares(gradients)
         unscale = 1.0 / (scale * micro_steps)
         norm = math.sqrt(total) * unscale if finite else math.inf
         clip = min(1.0, self.clip / (norm + 1e-6)) if self.clip and finite else 1.0
@@ -287,13 +339,104 @@ class AdamW:
             target.submitted = False
             self._previous, self._newest = self._newest, target
             self.steps += 1
+        self.tried += 1
         self.loss_scale.update(finite)
-        self._g.all.fill(0.0)
+        gradients.fill(0.0)
         return UpdateInfo(finite, norm, clip, lr, scale)
 
     def zero_grads(self) -> None:
         """Forget the gradients added so far."""
-        self._g.all.fill(0.0)
+        self._g[self._at].all.fill(0.0)
+
+    # ------------------------------ in the background ------------------------------
+
+    def begin(
+        self,
+        version: int,
+        weights: Sequence[str],
+        *,
+        oldest_needed: int,
+        lr: float | None = None,
+        micro_steps: int = 1,
+        loss_scale: float | None = None,
+        build: bool = True,
+    ) -> tuple[Any, Params]:
+        """What the scheduler needs to run this update; :meth:`began` or :meth:`cancel` follows.
+
+        Args:
+            version: which the new masters get.
+            weights: the trainer's names by index.
+            oldest_needed, micro_steps, loss_scale: see :meth:`update`.
+            lr: None takes :attr:`lr`.
+            build: whether the scheduler will read the new masters.
+
+        Returns:
+            The C structure of the update, and the masters it will write.
+
+        Raises:
+            StateError: the update before has not ended.
+        """
+        self._need_settled()
+        if lr is None:
+            lr = self.lr(self.tried) if callable(self.lr) else self.lr
+        scale = self.loss_scale.scale if loss_scale is None else loss_scale
+        source, target = self._newest, self._spare(oldest_needed)
+        key = (self._buffers.index(source), self._buffers.index(target), self._at, tuple(weights))
+        if key not in self._jobs:
+            index = {name: i for i, name in enumerate(weights)}
+            g = self._g[self._at]
+            self._jobs[key] = cpu.UpdateTensors(
+                [
+                    (
+                        source.views[name],
+                        target.views[name],
+                        self._m.views[name],
+                        self._v.views[name],
+                        g.views[name],
+                        self._decay[name],
+                        index.get(name, -1),
+                    )
+                    for name in self._shapes
+                ],
+                g.all,
+            )
+        job = self._jobs[key].job(
+            lr=lr,
+            betas=self.betas,
+            eps=self.eps,
+            clip=self.clip,
+            loss_scale=scale,
+            micro_steps=micro_steps,
+            step=self.steps + 1,
+        )
+        self._under_way = _UnderWay(target, version, build, lr, scale)
+        return job, target.views
+
+    def began(self) -> None:
+        """The scheduler has taken it: gradients are added to the other set from now on."""
+        assert len(self.gradient_sets) == 2
+        self._at ^= 1
+
+    def cancel(self) -> None:
+        """The scheduler has not taken it."""
+        self._under_way = None
+
+    def ended(self, applied: bool, grad_norm: float, clip: float) -> UpdateInfo:
+        """The update has ended as the scheduler says; the masters and moments are ours again."""
+        now = self._under_way
+        assert now is not None, "no update was begun"
+        self._under_way = None
+        self.tried += 1
+        if applied:
+            now.target.version, now.target.submitted = now.version, now.build
+            self._previous, self._newest = self._newest, now.target
+            self.steps += 1
+        self.loss_scale.update(applied)
+        return UpdateInfo(applied, grad_norm, clip, now.lr, now.loss_scale)
+
+    def _need_settled(self) -> None:
+        if self._under_way is not None:
+            raise StateError("an update runs in the background: call settle() of its trainer first")
 
     def handed_over(self, version: int, submitted: bool) -> None:
         """Say what the scheduler made of the newest masters.
@@ -324,7 +467,7 @@ class AdamW:
         return self._buffers[-1]
 
     def _pass(self, source: _Masters, target: _Masters) -> cpu.AdamTensors:
-        key = (self._buffers.index(source), self._buffers.index(target))
+        key = (self._buffers.index(source), self._buffers.index(target), self._at)
         if key not in self._passes:
             self._passes[key] = cpu.AdamTensors(
                 [
@@ -333,7 +476,7 @@ class AdamW:
                         target.views[name],
                         self._m.views[name],
                         self._v.views[name],
-                        self._g.views[name],
+                        self._g[self._at].views[name],
                         self._decay[name],
                     )
                     for name in self._shapes
@@ -344,7 +487,12 @@ class AdamW:
     # ------------------------------ state ------------------------------
 
     def state_dict(self) -> tuple[Params, dict[str, Any]]:
-        """Tensors (``m.NAME``, ``v.NAME``, views) and numbers; the masters are not among them."""
+        """Tensors (``m.NAME``, ``v.NAME``, views) and numbers; the masters are not among them.
+
+        Raises:
+            StateError: an update runs in the background.
+        """
+        self._need_settled()
         tensors = {f"m.{name}": view for name, view in self._m.views.items()}
         tensors |= {f"v.{name}": view for name, view in self._v.views.items()}
         return tensors, {"steps": self.steps, "loss_scale": self.loss_scale.state_dict()}
@@ -357,6 +505,7 @@ class AdamW:
         Raises:
             CheckpointError: a tensor is missing, unknown or of another shape.
         """
+        self._need_settled()
         self._fill(self._newest, params, "weights")
         for kind, flat in (("m", self._m), ("v", self._v)):
             part = {n[2:]: t for n, t in tensors.items() if n.startswith(f"{kind}.")}
@@ -366,7 +515,8 @@ class AdamW:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"state of the optimizer: {error!r}") from error
         self.loss_scale.load_state_dict(numbers.get("loss_scale", {}))
-        self._g.all.fill(0.0)
+        self.tried = self.steps + self.loss_scale.skipped
+        self.zero_grads()
 
     def _fill(self, flat: _Flat, values: Mapping[str, npt.NDArray[Any]], what: str) -> None:
         missing, unknown = self._shapes.keys() - values.keys(), values.keys() - self._shapes.keys()

@@ -12,20 +12,21 @@ import atexit
 import dataclasses
 import logging
 import math
+import queue
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
 
 from . import _native
 from .engine import Engine
-from .errors import AneError, BusyError, ClosedError, EngineError
+from .errors import AneError, BusyError, ClosedError, EngineError, StateError, UpdateError
 from .kernel import (
     BACKGROUND_QOS,
     FOREGROUND_QOS,
@@ -45,7 +46,7 @@ log = logging.getLogger("ane_native")
 
 _EVENT_KINDS = {
     1: "bake", 2: "compile", 3: "load", 4: "canary", 5: "unload",
-    6: "eval", 7: "wait", 8: "swap", 9: "submit", 10: "generation",
+    6: "eval", 7: "wait", 8: "swap", 9: "submit", 10: "generation", 11: "update",
 }  # fmt: skip
 _PROGRAM_EVENTS = ("bake", "compile", "load", "unload")
 _EXIT_SECONDS = 5.0  # how long the interpreter's exit waits for a background compile
@@ -83,6 +84,9 @@ class BatchStats:
         eval_idle_p50_ms, …_p90_ms, …_p99_ms: latency of evaluations that began with no compile
             running; None when there was none.
         eval_compiling_p50_ms, …: latency of those that began during a compile.
+        updates, updates_skipped: background updates that ended in the batch, and how many of them
+            left the weights as they were (a gradient was not finite).
+        optimizer_ms: time of those updates, on the background thread.
         failures: sets that failed to compile so far.
         compiles_used: compile attempts of this process so far.
         budget_left: compiles left in this process, None when there is no limit.
@@ -123,6 +127,9 @@ class BatchStats:
     eval_compiling_p50_ms: float | None
     eval_compiling_p90_ms: float | None
     eval_compiling_p99_ms: float | None
+    updates: int
+    updates_skipped: int
+    optimizer_ms: float
     failures: int
     compiles_used: int
     budget_left: int | None
@@ -205,6 +212,9 @@ def _stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -
         evals=int(out.evals),
         micro_steps=int(out.micro_steps),
         batch_ms=ms(out.batch_ns),
+        updates=int(out.updates),
+        updates_skipped=int(out.updates_skipped),
+        optimizer_ms=ms(out.update_ns),
         failures=int(out.failures),
         compiles_used=int(out.compiles_used),
         budget_left=max(0, limit - int(out.compiles_used)) if limit else None,
@@ -212,6 +222,31 @@ def _stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -
         engine=engine,
         **latencies,
     )
+
+
+class NativeUpdate(Protocol):
+    """An optimizer whose step the core can run: :class:`ane_native.optim.AdamW`."""
+
+    @property
+    def grads(self) -> dict[str, NDArray[np.float32]]: ...
+    def begin(
+        self,
+        version: int,
+        weights: Sequence[str],
+        *,
+        oldest_needed: int,
+        lr: float | None = None,
+        micro_steps: int = 1,
+        loss_scale: float | None = None,
+        build: bool = True,
+    ) -> tuple[Any, dict[str, NDArray[np.float32]]]: ...
+    def began(self) -> None: ...
+    def cancel(self) -> None: ...
+    def ended(self, applied: bool, grad_norm: float, clip: float) -> Any: ...
+
+
+#: A slower update: ``(gradients, version) -> weights``, or None to leave them as they are.
+PythonUpdate = Callable[[Any, int], "Mapping[str, ArrayLike] | None"]
 
 
 @final
@@ -232,6 +267,10 @@ class DoubleBufferedTrainer:
             None swaps whenever a compile is ready and never waits.
         canary: evaluate every new program once, on surfaces of its own, before its generation
             may become active; unwritten or non-finite outputs refuse it.
+        update: who makes the next weights in :meth:`step_update`: an :class:`ane.AdamW`, whose
+            step the core runs, or any function ``(gradients, version) -> weights`` (None: leave
+            them as they are), which runs on one Python thread of this trainer. None: the caller
+            does, and hands weights to :meth:`step`.
         trace: number of trace events kept between two :meth:`drain_trace`; 0 keeps none.
         packing: how kernels are put into programs, see :func:`ane_native.packing.pack`:
             ``"auto"``, a number, groups of names, or None (default) for one program each.
@@ -264,6 +303,7 @@ class DoubleBufferedTrainer:
         weights: Mapping[str, ArrayLike],
         *,
         staleness: int | None = 1,
+        update: NativeUpdate | PythonUpdate | None = None,
         canary: bool = True,
         trace: int = 0,
         packing: PackingChoice = None,
@@ -280,8 +320,18 @@ class DoubleBufferedTrainer:
             isinstance(staleness, bool) or not isinstance(staleness, int) or staleness < 0
         ):
             raise ValueError(f"staleness {staleness!r}: expected 0, 1, 2, … or None")
+        if update is not None and not hasattr(update, "begin") and not callable(update):
+            raise TypeError(
+                f"update: expected an optimizer or a function, got {type(update).__name__}"
+            )
         self.kernels = kernels
         self.staleness = staleness
+        self.update = update
+        self.update_info: Any = None
+        self._updating: int | None = None  # version of the update that has not been collected
+        self._update_error: BaseException | None = None
+        self._update_work: queue.SimpleQueue[tuple[Any, int, bool] | None] = queue.SimpleQueue()
+        self._update_thread: threading.Thread | None = None
         self.engine = Engine()
         self._label = self.engine.label
         self.stats: BatchStats | None = None
@@ -408,9 +458,10 @@ class DoubleBufferedTrainer:
         if handover:
             return weights, 0
         begin = time.monotonic_ns()
-        copies = (
-            self._spare.pop() if self._spare else {n: np.empty_like(w) for n, w in weights.items()}
-        )
+        try:
+            copies = self._spare.pop()
+        except IndexError:
+            copies = {n: np.empty_like(w) for n, w in weights.items()}
         for name, array in weights.items():
             np.copyto(copies[name], array)
         return copies, time.monotonic_ns() - begin
@@ -419,7 +470,7 @@ class DoubleBufferedTrainer:
         """Forget versions that neither the scheduler nor the active generation needs."""
         state = self._state()
         needed = (int(state.active), int(state.pending))
-        for version in [v for v in self._versions if v not in needed]:  # failed ones, too
+        for version in [v for v in list(self._versions) if v not in needed]:  # failed ones, too
             if version < int(state.oldest_needed):
                 copies = self._versions.pop(version)
                 if version in self._owned:
@@ -488,11 +539,15 @@ class DoubleBufferedTrainer:
         self._release_versions()
         return self.stats
 
-    def step(self, weights: Mapping[str, ArrayLike], *, handover: bool = False) -> BatchStats:
+    def step(
+        self, weights: Mapping[str, ArrayLike] | None, *, handover: bool = False
+    ) -> BatchStats:
         """End the batch: install what is ready, compile these weights in the background.
 
         Args:
-            weights: name -> array, same names and shapes as at first; the next version.
+            weights: name -> array, same names and shapes as at first; the next version. None:
+                the update was skipped, the newest weights stay what they are; a pending set
+                is installed all the same.
             handover: the caller will not write these arrays again until
                 :attr:`oldest_needed` has passed this version; then nothing is copied.
                 Arrays that are not C-contiguous float32 are copied all the same.
@@ -511,15 +566,12 @@ class DoubleBufferedTrainer:
         if not self._stepping.acquire(blocking=False):
             raise BusyError("another thread is in step() of this trainer")
         try:
-            checked = self._checked(weights)
-            c, error = _native.core(), _native.new_error()
-            while True:
-                status = self._check(
-                    c.lib.ane_sched_boundary(self._handle, _native.SLICE_MS, error), error
-                )
-                if status != c.lib.ANE_AGAIN:
-                    break
-            if status == c.lib.ANE_SKIP:
+            checked = None if weights is None else self._checked(weights)
+            self._collect()
+            submit = self._boundary()
+            if checked is None:
+                pass
+            elif not submit:
                 self._submit(None, -1, 0)
             else:
                 self._release_versions()
@@ -529,6 +581,218 @@ class DoubleBufferedTrainer:
             return self._finish()
         finally:
             self._stepping.release()
+
+    def _boundary(self) -> bool:
+        """Install what is ready, waiting at the bound; whether a set may be submitted."""
+        c, error = _native.core(), _native.new_error()
+        while True:
+            status = self._check(
+                c.lib.ane_sched_boundary(self._handle, _native.SLICE_MS, error), error
+            )
+            if status != c.lib.ANE_AGAIN:
+                return bool(status != c.lib.ANE_SKIP)
+
+    # ------------------------------ updates ------------------------------
+
+    def step_update(
+        self,
+        gradients: Any = None,
+        *,
+        lr: float | None = None,
+        micro_steps: int = 1,
+        loss_scale: float | None = None,
+    ) -> BatchStats:
+        """End the batch: install what is ready; the optimizer's step on these gradients, the bake
+        and the compile follow in the background while the next batch runs.
+
+        Args:
+            gradients: for an :class:`ane.AdamW` name -> float32 array, the sums of the micro-steps;
+                None or its ``grads``: nothing is copied. Its ``grads`` are the other set
+                afterwards. For a function whatever it takes; it may read them until the next
+                boundary begins.
+            lr, micro_steps, loss_scale: of an :class:`ane.AdamW`, see its ``update``.
+
+        Returns:
+            What the boundary measured. :attr:`update_info` is what the update of the batch
+            *before* did (with ``staleness=0``: this one).
+
+        Raises:
+            UpdateError: once, when the function raised for the batch before; the weights stayed
+                what they were, and these gradients were not taken.
+            CompileError and others: see :meth:`step`. When :attr:`newest` has grown the gradients
+                were taken all the same, and only the set failed: ``step(weights)`` of the
+                newest masters builds it again.
+            StateError: the trainer was made without ``update``.
+        """
+        self._need_open()
+        if self.update is None:
+            raise StateError("the trainer was made without update=")
+        if not self._stepping.acquire(blocking=False):
+            raise BusyError("another thread is in step() of this trainer")
+        try:
+            self._collect()
+            build = self._boundary()
+            self._release_versions()
+            version = int(self._state().newest) + 1
+            if hasattr(self.update, "begin"):
+                self._copy_gradients(gradients)
+                self._begin_native(version, build, lr, micro_steps, loss_scale)
+            else:
+                self._begin_python(gradients, version, build)
+            stats = self._finish()
+            if self.staleness == 0:
+                self._collect()
+            return stats
+        finally:
+            self._stepping.release()
+
+    def settle(self) -> None:
+        """Wait until the update under way has ended (not its compile) and take note of it.
+
+        Raises:
+            UpdateError: once, when the function raised.
+        """
+        self._need_open()
+        self._collect()
+
+    def _copy_gradients(self, gradients: Any) -> None:
+        own = self.update.grads  # type: ignore[union-attr]
+        if gradients is None or gradients is own:
+            return
+        if gradients.keys() != own.keys():
+            raise ValueError(
+                f"gradients: expected {sorted(own)}, got {sorted(str(k) for k in gradients)}"
+            )
+        for name, array in own.items():
+            if np.shape(gradients[name]) != array.shape:
+                raise ValueError(
+                    f"gradient {name!r}: expected shape {array.shape}, "
+                    f"got {np.shape(gradients[name])}"
+                )
+        for name, array in own.items():
+            np.copyto(array, gradients[name])
+
+    def _begin_native(
+        self,
+        version: int,
+        build: bool,
+        lr: float | None,
+        micro_steps: int,
+        loss_scale: float | None,
+    ) -> None:
+        c, error = _native.core(), _native.new_error()
+        optimizer: Any = self.update
+        job, weights = optimizer.begin(
+            version,
+            self._c.names,
+            oldest_needed=self.oldest_needed,
+            lr=lr,
+            micro_steps=micro_steps,
+            loss_scale=loss_scale,
+            build=build,
+        )
+        try:
+            checked = self._checked(weights)
+            if build:
+                self._versions[version] = checked
+                self._owned.discard(version)
+            self._updating = version
+            pointers = self._c.pointers(checked)
+            status = c.lib.ane_sched_submit_update(self._handle, job, pointers, int(build), error)
+            self._check(status, error)
+        except BaseException:
+            if int(self._state().newest) < version:
+                self._updating = None
+                self._versions.pop(version, None)
+                optimizer.cancel()
+                raise
+            optimizer.began()
+            raise
+        optimizer.began()
+
+    def _begin_python(self, gradients: Any, version: int, build: bool) -> None:
+        c, error = _native.core(), _native.new_error()
+        if self._update_thread is None:
+            self._update_thread = threading.Thread(
+                target=_run_updates,
+                args=(weakref.ref(self), self._update_work),
+                name="ane_native update",
+                daemon=True,
+            )
+            self._update_thread.start()
+        self._updating = version
+        status = c.lib.ane_sched_submit_update(
+            self._handle, c.ffi.NULL, c.ffi.NULL, int(build), error
+        )
+        if status < 0:
+            self._updating = None
+        self._check(status, error)
+        self._update_work.put((gradients, version, build))
+
+    def _run_python(self, gradients: Any, version: int, build: bool) -> None:
+        """On the update thread: call the function, give the core what came of it."""
+        c, error = _native.core(), _native.new_error()
+        pointers = c.ffi.NULL
+        try:
+            weights = self.update(gradients, version)  # type: ignore[operator, misc]
+            if weights is not None:
+                copies, _ = self._snapshot(self._checked(weights), handover=False)
+                if build:
+                    self._versions[version] = copies
+                    self._owned.add(version)
+                pointers = self._c.pointers(copies)
+        except BaseException as raised:  # told at the next boundary
+            self._update_error = raised
+        failed = int(self._update_error is not None)
+        c.lib.ane_sched_provide(self._handle, version, pointers, failed, error)
+
+    def _collect(self) -> None:
+        """Wait for the update under way, if there is one, and take note of its end."""
+        if self._updating is None:
+            return
+        c, error = _native.core(), _native.new_error()
+        out = c.ffi.new("AneUpdateResult *")
+        while (
+            self._check(c.lib.ane_sched_collect(self._handle, _native.SLICE_MS, out, error), error)
+            == c.lib.ANE_AGAIN
+        ):
+            pass
+        self._take_note(out)
+
+    def _take_note(self, out: Any) -> None:
+        version, self._updating = self._updating, None
+        assert version == int(out.version)
+        if not out.applied:
+            self._versions.pop(version, None)
+            self._owned.discard(version)
+        if hasattr(self.update, "ended"):
+            optimizer: Any = self.update
+            self.update_info = optimizer.ended(
+                bool(out.applied), float(out.grad_norm), float(out.clip)
+            )
+        raised, self._update_error = self._update_error, None
+        if raised is not None:
+            raise UpdateError(f"the update of version {version} raised {raised!r}") from raised
+
+    def _end_update(self, until: float | None) -> None:
+        """Before closing: the update under way ends, or is given up when time is over."""
+        c, error = _native.core(), _native.new_error()
+        out = c.ffi.new("AneUpdateResult *")
+        while self._updating is not None:
+            status = c.lib.ane_sched_collect(self._handle, _native.SLICE_MS, out, error)
+            if status == c.lib.ANE_OK:
+                try:
+                    self._take_note(out)
+                except UpdateError as lost:
+                    log.warning("%s; the trainer is being closed", lost)
+            elif status != c.lib.ANE_AGAIN:
+                break
+            elif until is not None and time.monotonic() >= until:
+                if not hasattr(self.update, "begin"):  # the function may never come back
+                    c.lib.ane_sched_provide(self._handle, self._updating, c.ffi.NULL, 1, error)
+                break
+        if self._update_thread is not None:
+            self._update_work.put(None)
 
     # ------------------------------ evaluation ------------------------------
 
@@ -678,6 +942,7 @@ class DoubleBufferedTrainer:
     def _close_scheduler(self, timeout: float | None) -> None:
         c, error = _native.core(), _native.new_error()
         until = None if timeout is None else time.monotonic() + timeout
+        self._end_update(until)
         while True:
             status = c.lib.ane_sched_close(self._handle, _native.SLICE_MS, error)
             if status != c.lib.ANE_AGAIN or (until is not None and time.monotonic() >= until):
@@ -685,7 +950,7 @@ class DoubleBufferedTrainer:
         self._handle = 0
         _open_trainers.discard(self)
         if status == c.lib.ANE_AGAIN and self._versions:  # the job may be reading the newest
-            _abandoned.append(self._versions[max(self._versions)])
+            _abandoned.append((self._versions[max(self._versions)], self.update))
         self._versions.clear()
         self._spare.clear()
 
@@ -710,6 +975,19 @@ class DoubleBufferedTrainer:
             f"<DoubleBufferedTrainer on {self.engine.label}: {len(self.kernels)} kernels, "
             f"generation {self.generation} of {self.newest}, staleness {self.staleness}>"
         )
+
+
+def _run_updates(
+    trainer: weakref.ref[DoubleBufferedTrainer],
+    work: queue.SimpleQueue[tuple[Any, int, bool] | None],
+) -> None:
+    """The thread of a trainer whose update is a function; ends when the trainer is closed."""
+    while (item := work.get()) is not None:
+        alive = trainer()
+        if alive is None:
+            return
+        alive._run_python(*item)
+        del alive, item
 
 
 _open_trainers: weakref.WeakSet[DoubleBufferedTrainer] = weakref.WeakSet()

@@ -102,6 +102,9 @@ class TrainConfig:
             ``workers`` where none was asked for. softane's limit is not lifted.
         timing: softane's timing ("off", "m4", ...); None leaves it as it is.
         trace_events: events kept in trace.json; 0: no trace.
+        update: where AdamW runs: ``"background"``, in the job that compiles its result, or
+            ``"foreground"``, before the boundary. The weights are the same to the bit with
+            ``staleness`` 0 and 1.
         overlap_gradients: queue weight gradients while the backward chain runs.
     """
 
@@ -135,6 +138,7 @@ class TrainConfig:
     strategy: str | None = None
     timing: str | None = None
     trace_events: int = 60_000
+    update: str = "background"
     overlap_gradients: bool = True
 
     def __post_init__(self) -> None:
@@ -173,6 +177,8 @@ class TrainConfig:
             raise ConfigError(
                 f"workers: expected 0 to {MOST_WORKERS} or auto, got {self.workers!r}"
             )
+        if self.update not in ("background", "foreground"):
+            raise ConfigError(f"update: expected background or foreground, got {self.update!r}")
         if self.budget_end not in ("restart", "stop"):
             raise ConfigError(f"budget_end: expected restart or stop, got {self.budget_end!r}")
         if self.strategy not in (None, "auto"):
@@ -492,6 +498,11 @@ class Run:
         self.done = self.first_update = 0
         self.started = self.in_epilogue = False
         self.dead_in_a_row = 0
+        self.batch_scale = config.loss_scale  # loss scale of the batch under way
+        self.here: UpdateInfo | None = (
+            None  # of an update that was made in the foreground after all
+        )
+        self.held: dict[str, Any] | None = None  # record of a batch whose update has not ended
         self.spent: BudgetExhausted | None = None  # no compile is left for another set
         self.saved = folder  # the last checkpoint, once there is one
         self.trace = TraceLog(max(2, config.trace_events))
@@ -562,6 +573,7 @@ class Run:
             self.program.kernel_set(),
             weights,
             staleness=staleness,
+            update=self.optimizer if self.config.update == "background" else None,
             trace=ring,
             workers=self.pool or 0,
         )
@@ -571,7 +583,9 @@ class Run:
             self.step = MicroStep(
                 self.program,
                 self.trainer,
-                self.optimizer.grads,
+                self.optimizer.gradient_sets
+                if self.config.update == "background"
+                else self.optimizer.grads,
                 overlap=self.config.overlap_gradients,
             )
         except BaseException:
@@ -581,6 +595,10 @@ class Run:
     def _close(self, timeout: float | None = None) -> None:
         self._drain()
         self.trainer.close(timeout)
+        if self.optimizer.settled:
+            record, self.held, info = self.held, None, self.trainer.update_info
+            if record is not None and info is not None:
+                self._keep({**record, **dataclasses.asdict(info)})
         if self.config.trace_events:
             self.trace.write(
                 self.folder / report.trace_name(self.folder, self.first_update),
@@ -611,6 +629,7 @@ class Run:
 
     def _save(self, windows: Mapping[str, Any], failed: bool = False) -> None:
         """Save the state after `self.done` updates; `windows`: the sampler's state there."""
+        self._settle()
         tensors, numbers = self.optimizer.state_dict()
         due = self._due_weights(failed)
         if due is not None:
@@ -625,6 +644,7 @@ class Run:
             if self.corpus.compaction is None
             else self.corpus.compaction.state(),
             "active_lags": due is not None,
+            "batch_scale": self.batch_scale,
         }
         with self.trace.main("save"):
             self.saved = save_checkpoint(
@@ -640,6 +660,7 @@ class Run:
             self.sampler.load_state_dict(state["windows"])
             self.done = int(state["updates"])
             lags = bool(state["active_lags"])
+            self.batch_scale = float(state.get("batch_scale", self.optimizer.loss_scale.scale))
         except (KeyError, TypeError, ValueError, AneError) as error:
             raise CheckpointError(f"{checkpoint.path}: {error}") from error
         self.metrics.close()
@@ -700,8 +721,7 @@ class Run:
                 return False
             if self.spent is not None:
                 self._drain()
-                self.metrics.add(record)
-                self.progress.update(record)
+                self._keep(record)
                 if self.stop.requested:
                     self._save(self.sampler.state_dict(), failed=True)
                     return False
@@ -713,8 +733,7 @@ class Run:
                 with self.trace.main("validation"):
                     record["valid_loss"] = self.step.evaluate(self.valid)
             self._drain()
-            self.metrics.add(record)
-            self.progress.update(record)
+            self._keep(record)
             if self.config.save_every and self.done % self.config.save_every == 0 and not last:
                 self._save(self.sampler.state_dict())
         return True
@@ -725,7 +744,7 @@ class Run:
         for _ in range(self.config.accumulate):
             tokens, targets = self.sampler.next()
             with self.trace.main("micro-step"):
-                losses.append(self.step(tokens, targets, self.optimizer.loss_scale.scale))
+                losses.append(self.step(tokens, targets, self.batch_scale))
             if self.stop.requested:
                 return None
         return float(np.mean(losses))
@@ -733,44 +752,61 @@ class Run:
     def _update(self) -> dict[str, Any] | None:
         """One batch, one AdamW, one boundary; the record of it. None when Ctrl-C came."""
         begin = time.monotonic_ns()
+        self.step.gradients = self.optimizer.gradients
         loss = self._batch()
         if loss is None:
             self.optimizer.zero_grads()
             return None
+        if self.config.update == "background":
+            return self._update_behind(loss, begin)
+        scale = self.optimizer.loss_scale.scale
         adam_begin = time.monotonic_ns()
         info = self.optimizer.update(
             lr=self.schedule(self.done),
             micro_steps=self.config.accumulate,
             oldest_needed=self.trainer.oldest_needed,
+            loss_scale=self.batch_scale,
         )
+        # The loss scale lags like the weights: the update may be in the background.
+        lags = not self.in_epilogue and self.config.staleness != 0
+        self.batch_scale = scale if lags else self.optimizer.loss_scale.scale
         adam_end = time.monotonic_ns()
         self.trace.span("AdamW", 1, adam_begin, adam_end)
         if not self.in_epilogue:
             self.done += 1
+        self._look_at(info)
+        stats = None
+        if self.spent is None:
+            try:
+                stats = self._boundary(skipped=not info.applied)
+                self.trace.counter("staleness", stats.staleness)
+            except BudgetExhausted as error:
+                if self.in_epilogue:
+                    raise
+                self.spent = error
+        return self._record(loss, info, stats, begin, (adam_end - adam_begin) / 1e6)
+
+    def _look_at(self, info: UpdateInfo) -> None:
+        """Stop a run that does not recover."""
         self.dead_in_a_row = self.dead_in_a_row + 1 if info.grad_norm == 0.0 else 0
         if self.dead_in_a_row >= TRIES:
             raise FloatingPointError(
                 f"no gradient at all in {TRIES} updates: activations left the range of fp16 (a "
                 "norm's sum of squares above 65504 gives zero); try a smaller learning rate"
             )
-        stats = None
-        if info.applied:
-            try:
-                stats = self._boundary()
-                self.trace.counter("staleness", stats.staleness)
-            except BudgetExhausted as error:
-                if self.in_epilogue:
-                    raise
-                self.spent = error
-        elif self.optimizer.loss_scale.skipped_in_a_row >= MOST_SKIPS:
+        if self.optimizer.loss_scale.skipped_in_a_row >= MOST_SKIPS:
             raise FloatingPointError(
                 f"the run diverged: gradients were not finite in {MOST_SKIPS} updates in a row"
                 + self._save_and_say(failed=False)
             )
-        return self._record(loss, info, stats, begin, (adam_end - adam_begin) / 1e6)
 
     def _record(
-        self, loss: float, info: UpdateInfo, stats: BatchStats | None, begin: int, adam_ms: float
+        self,
+        loss: float,
+        info: UpdateInfo | None,
+        stats: BatchStats | None,
+        begin: int,
+        adam_ms: float,
     ) -> dict[str, Any]:
         update_ms = (time.monotonic_ns() - begin) / 1e6
         tokens = self.config.accumulate * self.model.seq
@@ -778,7 +814,7 @@ class Run:
             "kind": "update",
             "update": self.done,
             "loss": loss,
-            **dataclasses.asdict(info),
+            **({} if info is None else dataclasses.asdict(info)),
             "tokens": tokens,
             "tokens_per_s": tokens / update_ms * 1000,
             "update_ms": update_ms,
@@ -787,14 +823,100 @@ class Run:
             **(stats.as_dict() if stats is not None else {}),
         }
 
-    def _boundary(self) -> BatchStats:
+    # ------------------------------ in the background ------------------------------
+
+    def _update_behind(self, loss: float, begin: int) -> dict[str, Any]:
+        """The boundary with AdamW behind it. What that does is known one boundary later (with
+        ``staleness=0`` at once), so the record waits for it in :meth:`_keep`."""
+        lr, at = self.schedule(self.done), time.monotonic_ns()
+        stats = None
+        try:
+            stats = self._boundary_behind(lr)
+            self.trace.counter("staleness", stats.staleness)
+        except BudgetExhausted as error:
+            if self.in_epilogue:
+                raise
+            self.spent = error
+        self._emit()
+        info = self.here
+        if info is None and self.optimizer.settled:
+            info = self.trainer.update_info
+        self.here = None
+        if not self.in_epilogue:
+            self.done += 1
+        self.batch_scale = self.optimizer.loss_scale.scale
+        if info is not None:
+            self._look_at(info)
+        return self._record(loss, info, stats, begin, (time.monotonic_ns() - at) / 1e6)
+
+    def _boundary_behind(self, lr: float) -> BatchStats:
+        """Hand the gradients over; a set that failed is built again from the newest masters."""
+        failed = 0
+        while True:
+            newest = self.trainer.newest
+            try:
+                with self.trace.main("boundary"):
+                    return self.trainer.step_update(
+                        lr=lr, micro_steps=self.config.accumulate, loss_scale=self.batch_scale
+                    )
+            except (EngineError, BudgetExhausted) as error:
+                taken = self.trainer.newest > newest
+                self._settle()
+                if isinstance(error, EngineError):
+                    failed += 1
+                    self.progress.say(f"update {self.done}: a generation failed: {error}")
+                    if failed < TRIES and not taken:
+                        continue
+                    if failed < TRIES:
+                        return self._boundary()
+                if not taken:  # the gradients are whole: nothing is lost in the checkpoint
+                    self.here = self.optimizer.update(
+                        lr=lr,
+                        micro_steps=self.config.accumulate,
+                        oldest_needed=self.trainer.oldest_needed,
+                        loss_scale=self.batch_scale,
+                    )
+                if isinstance(error, EngineError):
+                    self.done += not self.in_epilogue
+                    self.progress.say(
+                        f"giving up after {TRIES} failures{self._save_and_say(failed=True)}"
+                    )
+                raise
+
+    def _settle(self) -> None:
+        """Wait until the masters, moments and the last record are whole."""
+        if self.config.update == "background":
+            self.trainer.settle()
+            self._emit()
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        """Write a record, or hold it until its update has ended."""
+        if "applied" not in record:
+            self.held = record
+            return
+        self.metrics.add(record)
+        self.progress.update(record)
+
+    def _emit(self) -> None:
+        """The update of the held record has ended: write it."""
+        record, info = self.held, self.trainer.update_info
+        if record is None or info is None:
+            return
+        self.held = None
+        self._keep({**record, **dataclasses.asdict(info)})
+        self._look_at(info)
+
+    # ------------------------------ boundary ------------------------------
+
+    def _boundary(self, skipped: bool = False) -> BatchStats:
         """Hand the newest masters over. When the pending generation turns out to have failed,
         it is dropped and the newest takes its place; the active one goes on meanwhile."""
         failed = 0
         while True:
             try:
                 with self.trace.main("boundary"):
-                    stats = self.trainer.step(self.optimizer.params, handover=True)
+                    masters = None if skipped else self.optimizer.params
+                    stats = self.trainer.step(masters, handover=True)
             except EngineError as error:
                 failed += 1
                 self.progress.say(f"update {self.done}: a generation failed: {error}")
@@ -804,7 +926,8 @@ class Run:
                     f"giving up after {TRIES} failures{self._save_and_say(failed=True)}"
                 )
                 raise
-            self.optimizer.handed_over(stats.newest, stats.submitted)
+            if not skipped:
+                self.optimizer.handed_over(stats.newest, stats.submitted)
             return stats
 
     def _restart(self, spent: BudgetExhausted) -> None:

@@ -19,8 +19,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = (
-    *("_core_sched.c", "_core_job.c", "_core_set.c", "_core_canary.c", "_core_stats.c"),
-    *("_core_handle.c", "_half.c"),
+    *(
+        "_core_sched.c",
+        "_core_job.c",
+        "_core_update.c",
+        "_core_set.c",
+        "_core_canary.c",
+        "_core_stats.c",
+    ),
+    *("_core_handle.c", "_half.c", "_cpu.c"),
 )
 LIMIT_SECONDS = 600  # and one for each hundred swaps: on any machine far more than needed
 
@@ -47,7 +54,7 @@ def program(sanitize: str) -> Path:
     with tc.build_lock(out):
         made = objects(out, ("null_engine.c", "test_sched.c"), flags)
         wrap = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc")]
-        tc.link(made, out / "test_sched", [*flags, *wrap, "-lpthread", "-lm"])
+        tc.link(made, out / "test_sched", [*flags, *wrap, "-lpthread", "-lm", "-ldl"])
     return out / "test_sched"
 
 
@@ -56,7 +63,7 @@ def library() -> Path:
     out = ROOT / "build" / "sched-library"
     with tc.build_lock(out):
         made = objects(out, ("null_engine.c",), ["-fPIC"])
-        tc.link(made, out / "libsched_null.so", ["-shared", "-lpthread", "-lm"])
+        tc.link(made, out / "libsched_null.so", ["-shared", "-lpthread", "-lm", "-ldl"])
     return out / "libsched_null.so"
 
 

@@ -38,6 +38,7 @@ void null_seed(uint64_t seed);
 typedef struct {
     int64_t programs_made, programs_freed, requests_made, requests_freed, surfaces_made, surfaces_freed;
     int64_t loaded, peak_loaded, compiles, evals, reserved, limit, violations;
+    int64_t files_taken; /* weight files that an update had written */
 } NullCounts;
 void null_counts(NullCounts *out);
 void null_forget_peak(void);
@@ -54,6 +55,9 @@ typedef struct {
 } NullChain;
 void null_chain_begin(void);
 NullChain null_chain_end(void);
+
+/* false: weights are no version stamps for a while (an optimizer makes them). [true] */
+void null_stamps(bool on);
 
 /* Gates. While a gate is shut, the compile queue stops before each bake and load, or an
  * evaluating thread before each evaluation; one `allow` lets one through with a status

@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #endif
 
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -499,6 +500,7 @@ static void percentiles_are_those_of_the_sorted_samples(void) {
 }
 
 #include "test_sched_storm.h"
+#include "test_sched_update.h"
 
 static const struct {
     const char *name;
@@ -514,6 +516,9 @@ static const struct {
     TEST(an_interrupted_wait_counts_only_what_was_waited),
     TEST(wrong_calls_get_a_status),
     TEST(percentiles_are_those_of_the_sorted_samples),
+    TEST(updates_in_the_background_are_those_of_the_foreground_to_the_bit),
+    TEST(one_update_at_a_time_and_none_is_asked_for_nothing),
+    TEST(a_version_that_is_provided_is_built_and_one_that_is_not_leaves_no_lag),
     TEST(every_allocation_may_fail),
 };
 
@@ -536,8 +541,10 @@ int main(int argc, char **argv) {
         if (GET(g_failed) != before)
             printf("FAILED: %s\n", g_tests[i].name);
     }
-    if (!cost_only)
+    if (!cost_only) {
         storm(swaps, seed);
+        update_storm(swaps / 4, seed);
+    }
     measure_cost();
     printf("%lld passed, %lld failed\n", (long long)g_passed, (long long)g_failed);
     return g_failed ? 1 : 0;

@@ -475,6 +475,23 @@ def test_a_run_that_diverged_says_so_and_saves(tmp_path: Path) -> None:
     assert last(tmp_path / "runs" / "tiny").name == "step-000020"
 
 
+@pytest.mark.parametrize("staleness", ["0", "1"])
+def test_the_update_in_the_background_gives_the_same_run_to_the_bit(
+    staleness: str, tmp_path: Path
+) -> None:
+    """With skipped updates among them; the loss scale starts too high."""
+    args = [*TINY, "--staleness", staleness, "--loss-scale", str(2.0**24), "--updates", "16"]
+    seen = []
+    for where in ("background", "foreground"):
+        run(*args, "--update", where, "--name", where, cwd=tmp_path)
+        folder = tmp_path / "runs" / where
+        records = [r for r in lines(folder) if r["kind"] == "update"]
+        names = ("update", "loss", "grad_norm", "applied", "loss_scale", "lr", "valid_loss")
+        seen.append((digest(last(folder)), [[r[n] for n in names] for r in records]))
+        assert {r["applied"] for r in records} == {True, False}
+    assert seen[0] == seen[1]
+
+
 # =============================== generate =======================================
 
 

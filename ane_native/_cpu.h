@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+/* _cpu.h - what _cpu.c lends to the other C files: its loops for the instruction set
+ * at hand. Arguments are what the caller has checked; nothing here allocates or waits. */
+#ifndef ANE_NATIVE_CPU_H
+#define ANE_NATIVE_CPU_H
+
+#include "_core.h"
+
+/* Numbers of one AdamW update, the same for all its elements. */
+typedef struct {
+    float lr, beta1, beta2, eps, grad_scale;
+    float rate;   /* lr / (1 - beta1^step) */
+    float unbias; /* 1 / sqrt(1 - beta2^step) */
+} AneAdamStep;
+
+AneAdamStep ane_cpu_adam_step(float lr, float beta1, float beta2, float eps, int64_t step, float grad_scale);
+
+/* Elements [begin, end) of one tensor, one pass over memory. `half_f16` (or NULL) also
+ * receives the new masters as fp16; `zero` (or NULL; it may be t->g) is set to 0. Each
+ * element depends on its own index alone: any cut gives the same bits. */
+void ane_cpu_adam_range(const AneAdamTensor *t, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16, float *zero);
+
+/* The checks of one tensor that ane_cpu_adamw makes; `i` is for the message. */
+int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err);
+
+/* Rows [row, row + n) of weight [rows, cols] fp32 -> columns of half [cols, rows] fp16. */
+void ane_cpu_bake_transposed(const float *weight, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n);
+
+/* Sum of squares by the same cuts and in the same order as ane_cpu_sum_squares, on this
+ * thread, calling pause(context) between cuts. */
+double ane_cpu_sum_squares_here(const float *x, size_t count, void (*pause)(void *), void *context);
+
+#endif

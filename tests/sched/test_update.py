@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: MIT
+"""The update in the background: the same weights as in the foreground to the bit, errors told
+once, and nothing lost when a set fails, a wait is interrupted or the trainer is closed."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from programs import conv
+
+import ane_native as ane
+from ane_native import soft
+from ane_native.optim import AdamW, LossScale
+
+pytestmark = pytest.mark.skipif(not ane.Engine().software, reason="needs softane's failpoints")
+X = np.linspace(-1, 1, 64 * 32, dtype=np.float32).reshape(1, 64, 1, 32)
+DY = np.linspace(1, -1, 32 * 32, dtype=np.float32).reshape(1, 32, 1, 32)
+
+
+def kernels() -> ane.KernelSet:
+    """One weight baked twice, plain and transposed, and one that no kernel bakes."""
+    back = conv("back", cin=32, cout=64, weight=ane.Weight("w", transpose=True))
+    return ane.KernelSet([conv("fwd"), back])
+
+
+def start(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    made = {"w": (32, 64), "gain": (7,)}
+    return {n: (rng.standard_normal(s) / 8).astype(np.float32) for n, s in made.items()}
+
+
+_serial = itertools.count(100)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Weights no other test has compiled, so that nothing comes from a cache."""
+    return np.random.default_rng(next(_serial))
+
+
+def optimizer(params: dict[str, np.ndarray]) -> AdamW:
+    return AdamW(params, lr=lambda update: 0.05 / (1 + update), loss_scale=LossScale(64.0))
+
+
+@pytest.fixture(autouse=True)
+def _release() -> Iterator[None]:
+    soft.set("compile_limit", 0)
+    yield
+    soft.set("failpoints", "")
+    soft.set("compile_limit", None)
+
+
+def batch(trainer: ane.DoubleBufferedTrainer, adam: AdamW, number: int) -> np.ndarray:
+    """Gradients that depend on what the active generation computes; some are not finite."""
+    y = np.concatenate([trainer.eval("fwd", X).ravel(), trainer.eval("back", DY).ravel()])
+    adam.grads["w"] += 64.0 * y[: 32 * 64 : 1][:2048].reshape(32, 64) * (number + 1)
+    adam.grads["gain"] += float(trainer.active_weights["gain"][0]) + number
+    if number % 5 == 3:
+        adam.grads["w"][3, 4] = np.inf if number % 2 else np.nan
+    return y
+
+
+def run(staleness: int, background: bool, updates: int = 40) -> tuple[list[bytes], AdamW]:
+    """What each batch computed, and the optimizer at the end."""
+    adam = optimizer(start(np.random.default_rng(1)))
+    seen = []
+    with ane.DoubleBufferedTrainer(
+        kernels(), adam.params, staleness=staleness, update=adam if background else None
+    ) as trainer:
+        scale = adam.loss_scale.scale
+        for number in range(updates):
+            seen.append(batch(trainer, adam, number).tobytes())
+            before = adam.loss_scale.scale
+            if background:
+                trainer.step_update(micro_steps=2, loss_scale=scale)
+                scale = adam.loss_scale.scale
+                continue
+            info = adam.update(
+                lr=0.05 / (1 + number),
+                micro_steps=2,
+                oldest_needed=trainer.oldest_needed,
+                loss_scale=scale,
+            )
+            if info.applied:
+                stats = trainer.step(adam.params, handover=True)
+                adam.handed_over(stats.newest, stats.submitted)
+            else:
+                trainer.step(None)
+            scale = before if staleness else adam.loss_scale.scale
+        if background:
+            trainer.settle()
+    return seen, adam
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_background_updates_equal_foreground_updates_to_the_bit(staleness: int) -> None:
+    (one, fore), (two, back) = run(staleness, False), run(staleness, True)
+    assert one == two
+    assert fore.steps == back.steps == 32
+    assert fore.loss_scale.state_dict() == back.loss_scale.state_dict()
+    assert fore.loss_scale.skipped == 8
+    for name, value in fore.params.items():
+        assert value.tobytes() == back.params[name].tobytes()
+    for name, value in fore.state_dict()[0].items():
+        assert value.tobytes() == back.state_dict()[0][name].tobytes()
+
+
+def test_the_update_writes_the_bytes_that_a_bake_writes(rng: np.random.Generator) -> None:
+    adam = optimizer(start(rng))
+    with ane.DoubleBufferedTrainer(kernels(), adam.params, staleness=0, update=adam) as trainer:
+        for number in (0, 1, 2):
+            batch(trainer, adam, number)
+            assert trainer.step_update().generation == number + 1
+            fused = trainer.eval("fwd", X), trainer.eval("back", DY)
+            with ane.DoubleBufferedTrainer(kernels(), adam.params) as plain:
+                assert fused[0].tobytes() == plain.eval("fwd", X).tobytes()
+                assert fused[1].tobytes() == plain.eval("back", DY).tobytes()
+            assert trainer.active_weights["w"] is adam.params["w"]
+
+
+@pytest.mark.parametrize("staleness", [2, None])
+def test_with_a_loose_bound_every_update_is_applied_in_order(staleness: int | None) -> None:
+    adam, lone = (optimizer(start(np.random.default_rng(2))) for _ in range(2))
+    given = np.random.default_rng(3)
+    with ane.DoubleBufferedTrainer(
+        kernels(), adam.params, staleness=staleness, update=adam
+    ) as trainer:
+        soft.set("failpoints", "facade.compile=50%delay(5)")
+        for number in range(40):
+            grad = {n: given.standard_normal(p.shape) for n, p in adam.params.items()}
+            stats = trainer.step_update({n: g.astype(np.float32) for n, g in grad.items()})
+            assert staleness is None or stats.staleness <= staleness
+            for name, g in grad.items():
+                lone.grads[name][...] = g
+            lone.update(lr=0.05 / (1 + number), micro_steps=1, oldest_needed=lone.version)
+        trainer.settle()
+    assert all(adam.params[n].tobytes() == lone.params[n].tobytes() for n in adam.params)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_failed_set_loses_no_update(staleness: int, rng: np.random.Generator) -> None:
+    adam = optimizer(start(rng))
+    with ane.DoubleBufferedTrainer(
+        kernels(), adam.params, staleness=staleness, update=adam
+    ) as trainer:
+        batch(trainer, adam, 0)
+        soft.set("failpoints", "facade.compile=1*return(1)")
+        if staleness == 0:
+            with pytest.raises(ane.CompileError):
+                trainer.step_update()
+        else:
+            trainer.step_update()
+            batch(trainer, adam, 1)
+            with pytest.raises(ane.CompileError):
+                trainer.step_update()
+        trainer.settle()
+        assert adam.steps == 1
+        stats = trainer.step(adam.params, handover=True)
+        adam.handed_over(stats.newest, stats.submitted)
+        batch(trainer, adam, 2)
+        trainer.step_update()
+        assert trainer.newest - trainer.generation <= 1
+
+
+def test_an_update_under_way_is_finished_by_close(rng: np.random.Generator) -> None:
+    params = start(rng)
+    adam, lone = optimizer(params), optimizer(params)
+    trainer = ane.DoubleBufferedTrainer(kernels(), adam.params, update=adam)
+    for a in (adam, lone):
+        a.grads["w"][...] = 3.0
+    trainer.step_update()
+    with pytest.raises(ane.StateError):
+        adam.state_dict()
+    trainer.close()
+    lone.update(lr=0.05, micro_steps=1, oldest_needed=0)
+    assert adam.settled
+    assert adam.params["w"].tobytes() == lone.params["w"].tobytes()
+
+
+# =============================== A function =====================================
+
+
+def test_a_function_makes_the_weights_on_a_thread_of_the_trainer(rng: np.random.Generator) -> None:
+    params = start(rng)
+    threads, versions = set(), []
+
+    def update(gradients: float, version: int) -> dict[str, np.ndarray] | None:
+        threads.add(threading.current_thread())
+        versions.append(version)
+        return None if version == 3 else {n: p * gradients for n, p in params.items()}
+
+    with ane.DoubleBufferedTrainer(kernels(), params, update=update) as trainer:
+        base = trainer.eval("fwd", X)
+        factors = [2.0, 4.0, 9.0, 0.5, 1.0]
+        ran_on = [1.0]
+        for factor in factors:
+            trainer.step_update(factor)
+            ran_on.append(float(trainer.eval("fwd", X)[0, 0, 0, 0] / base[0, 0, 0, 0]))
+        # one behind; the third was left out, so the fourth batch stays on the second
+        assert ran_on == [1.0, 1.0, 2.0, 4.0, 4.0, 0.5]
+        trainer.settle()
+        assert versions == [1, 2, 3, 4, 5]
+        assert len(threads) == 1
+        assert threading.main_thread() not in threads
+    (thread,) = threads
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_an_error_of_the_function_is_told_once(rng: np.random.Generator) -> None:
+    params = start(rng)
+
+    def update(gradients: object, version: int) -> dict[str, np.ndarray]:
+        if version == 2:
+            raise RuntimeError("no idea")
+        return {"w": np.zeros(3)} if version == 3 else params
+
+    with ane.DoubleBufferedTrainer(kernels(), params, update=update) as trainer:
+        trainer.step_update()
+        trainer.step_update()
+        with pytest.raises(ane.UpdateError, match="no idea") as told:
+            trainer.step_update()
+        assert isinstance(told.value.__cause__, RuntimeError)
+        assert trainer.step_update().generation == 1  # version 3, which does not fit
+        with pytest.raises(ane.UpdateError, match="missing"):
+            trainer.settle()
+        trainer.settle()
+        assert trainer.step_update().staleness == 1
+
+
+def test_close_does_not_wait_for_a_function_that_hangs(rng: np.random.Generator) -> None:
+    released = threading.Event()
+
+    def update(gradients: object, version: int) -> None:
+        released.wait(60)
+
+    trainer = ane.DoubleBufferedTrainer(kernels(), start(rng), update=update)
+    trainer.step_update()
+    begin = time.monotonic()
+    trainer.close(timeout=0.2)
+    assert time.monotonic() - begin < 30
+    released.set()
+
+
+def test_an_interrupted_wait_keeps_what_was_taken(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adam = optimizer(start(rng))
+    with ane.DoubleBufferedTrainer(kernels(), adam.params, staleness=0, update=adam) as trainer:
+        batch(trainer, adam, 0)
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(trainer), "_finish", lambda self: interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                trainer.step_update()
+        assert trainer.newest == 1
+        batch(trainer, adam, 1)
+        assert trainer.step_update().generation == 2
+        assert adam.steps == 2
+
+
+def test_wrong_calls_are_told(rng: np.random.Generator) -> None:
+    params = start(rng)
+    with pytest.raises(TypeError):
+        ane.DoubleBufferedTrainer(kernels(), params, update=3)  # type: ignore[arg-type]
+    with (
+        ane.DoubleBufferedTrainer(kernels(), params) as trainer,
+        pytest.raises(ane.StateError, match="without update"),
+    ):
+        trainer.step_update()
+    adam = optimizer(params)
+    with ane.DoubleBufferedTrainer(kernels(), params, update=adam) as trainer:
+        with pytest.raises(ValueError, match="expected"):
+            trainer.step_update({"w": params["w"]})
+        with pytest.raises(ValueError, match="shape"):
+            trainer.step_update({"w": params["w"].T, "gain": params["gain"]})
+        with pytest.raises(ValueError, match="lr"):
+            trainer.step_update(lr=-1.0)
+        assert adam.settled
+        assert trainer.step_update().newest == 1
