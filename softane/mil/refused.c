@@ -43,9 +43,14 @@ static const SaRefusedOp refused[] = {
     {"resample", "not known to run on the engine: do it on the CPU", NONE},
     {"conv_quantized", "not known to run on the engine: use a constexpr weight", NONE},
     {"read_state", "not known to run on the engine: pass the state as input and output", NONE},
+    {"write_state", "not known to run on the engine: pass the state as input and output", NONE},
     {"coreml_update_state", "not known to run on the engine: pass the state as input and output", NONE},
     {"constexpr_lut_to_sparse", "not known to run on the engine: use constexpr_lut_to_dense", NONE},
     {"constexpr_sparse_blockwise_shift_scale", "not known to run on the engine: use constexpr_blockwise_shift_scale", NONE},
+    {"group_norm", "no operation of Core ML: reshape the groups to an axis of their own and use layer_norm", NONE},
+    {"sort", "no operation of Core ML: use argsort and gather_along_axis", NONE},
+    {"acosh", "no operation of Core ML: use log(x + sqrt(x * x - 1))", NONE},
+    {"asinh", "no operation of Core ML: use log(x + sqrt(x * x + 1))", NONE},
 };
 
 const SaRefusedOp *sa_op_refused_at(int i) {

@@ -3,7 +3,8 @@
  * over two threads (set SOFTANE_BLAS to compare a library with the built-in one), elementwise steps against memory, a tiny program against
  * nothing. Prints a table; checks nothing. Lower fifths of repeated runs.
  *
- * Usage: bench_exec [repetitions [fast | ieee | silicon]] */
+ * Usage: bench_exec [repetitions [fast | ieee | silicon | ratio]]
+ *        ratio: fixed-point products beside the fp32 product call, one thread each, in turn; nothing else. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,14 +140,15 @@ static double time_bare(size_t m, size_t n, size_t k) {
     return typical;
 }
 
+#define CONV \
+    "%s func main<ios18>(tensor<fp16, [1, %d, 1, %d]> x) {\n" \
+    "tensor<fp16, [%d, %d, 1, 1]> w = const()[name=string(\"w\"), val=tensor<fp16, [%d, %d, 1, 1]>" \
+    "(BLOBFILE(path=string(\"@model_path/weights/w.bin\"), offset=uint64(64)))];\n" \
+    "tensor<fp16, [1, %d, 1, %d]> y = conv(x=x, weight=w)[name=string(\"y\")];\n} -> (y);\n}\n"
+
 static void bench_conv(int o, int i, int s) {
     char text[4000];
-    snprintf(text, sizeof text,
-             "%s func main<ios18>(tensor<fp16, [1, %d, 1, %d]> x) {\n"
-             "tensor<fp16, [%d, %d, 1, 1]> w = const()[name=string(\"w\"), val=tensor<fp16, [%d, %d, 1, 1]>"
-             "(BLOBFILE(path=string(\"@model_path/weights/w.bin\"), offset=uint64(64)))];\n"
-             "tensor<fp16, [1, %d, 1, %d]> y = conv(x=x, weight=w)[name=string(\"y\")];\n} -> (y);\n}\n",
-             HEAD, i, s, o, i, o, i, o, s);
+    snprintf(text, sizeof text, CONV, HEAD, i, s, o, i, o, i, o, s);
     Built b = build(text);
     double bare[2], plan[2], one = time_plan(b.plan, 1), flops = sa_plan_flops(b.plan, 0);
     for (int blas = 0; blas < 2; blas++) {
@@ -204,6 +206,49 @@ static void bench_ops(int c, int s) {
              "layer_norm(x=%s, axes=a)", 8);
 }
 
+/* ============================== Fixed point =============================== */
+
+/* One evaluation under `silicon`, then one fp32 product of the same shape, and
+ * so on: what else the machine does falls on both. One thread each (the
+ * library's own threads: OPENBLAS_NUM_THREADS=1). */
+static void bench_ratio(int o, int i, int s) {
+    char text[4000];
+    snprintf(text, sizeof text, CONV, HEAD, i, s, o, i, o, i, o, s);
+    Built b = build(text);
+    size_t m = (size_t)o, k = (size_t)i, n = (size_t)s;
+    uint16_t *x = sa_malloc(k * n * 2), *y = sa_malloc(m * n * 2);
+    float *fa = sa_malloc(m * k * 4), *fb = sa_malloc(k * n * 4), *fc = sa_malloc(m * n * 4);
+    double *fixed = malloc((size_t)reps * sizeof *fixed), *bare = malloc((size_t)reps * sizeof *bare);
+    for (size_t j = 0; j < k * n; j++) {
+        fb[j] = (float)((int)(j * 5 % 11) - 5) / 16.0f;
+        x[j] = sa_half_from_float_even(fb[j]);
+    }
+    for (size_t j = 0; j < m * k; j++)
+        fa[j] = (float)((int)(j * 7 % 13) - 6) / 64.0f;
+    SaGemmArgs g = {.m = m, .n = n, .k = k, .a = fa, .b = fb, .c = fc, .lda = k, .ldb = n, .ldc = n};
+    SaRunOptions opt = {.numerics = SA_NUMERICS_SILICON, .threads = 1};
+    const void *in[] = {x};
+    void *out[] = {y};
+    for (int r = -2; r < reps; r++) {
+        double t0 = now();
+        sa_plan_run(b.plan, 0, in, out, &opt);
+        double t1 = now();
+        sa_gemm(sa_kernels_get(), &g);
+        double t2 = now();
+        if (r >= 0)
+            fixed[r] = t1 - t0, bare[r] = t2 - t1;
+    }
+    qsort(fixed, (size_t)reps, sizeof *fixed, by_value);
+    qsort(bare, (size_t)reps, sizeof *bare, by_value);
+    double f = fixed[reps / 5], p = bare[reps / 5], products = (double)m * (double)n * (double)k / 1e9;
+    printf("conv %dx%dx%d: silicon %.0f us (%.1f G products/s), fp32 call %.0f us (%.1f G products/s), ratio 1/%.2f\n", o, i, s,
+           f * 1e6, products / f, p * 1e6, products / p, f / p);
+    free(fixed), free(bare);
+    sa_free(x), sa_free(y), sa_free(fa), sa_free(fb), sa_free(fc);
+    sa_plan_free(b.plan);
+    sa_arena_free(b.arena);
+}
+
 /* ============================== A layer =================================== */
 
 /* The six kernels of one layer of Stories110M. */
@@ -238,6 +283,13 @@ int main(int argc, char **argv) {
     if (reps < 1)
         reps = 1;
     printf("blas %s, isa %s, %d processors\n", sa_exec_blas(), sa_exec_isa(), sa_parallel_width());
+    if (argc > 2 && strcmp(argv[2], "ratio") == 0) {
+        bench_ratio(768, 768, 256);
+        bench_ratio(2048, 768, 256);
+        bench_ratio(768, 2048, 256);
+        bench_ratio(256, 256, 256);
+        return 0;
+    }
     char tiny[1000];
     snprintf(tiny, sizeof tiny, "%s func main<ios18>(tensor<fp16, [1, 32, 1, 32]> x) {\n"
              "tensor<fp16, [1, 32, 1, 32]> y = add(x=x, y=x)[name=string(\"y\")];\n} -> (y);\n}\n", HEAD);

@@ -314,6 +314,8 @@ static void broken_requests_fail_without_an_error(void) { /* 28 */
         request(nil, zero, one, zero, num(0)),   request(one, repeat(num(0), 2), one, zero, num(0)),
         request(one, zero, repeat(s, 2), zero, num(0)),
         request(repeat(s, 256), repeat(num(0), 256), one, zero, num(0)),
+        request(one, zero, repeat(s, 256), repeat(num(0), 256), num(0)), request(one, zero, one, repeat(num(0), 2), num(0)),
+        request(one, nil, one, zero, num(0)), request(one, zero, nil, zero, num(0)), request(one, zero, one, nil, num(0)),
         request(one, repeat(num(255), 1), one, zero, num(0)), request(one, zero, one, repeat(num(255), 1), num(0)),
         request(one, zero, one, zero, num(129)), nil};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -324,6 +326,8 @@ static void broken_requests_fail_without_an_error(void) { /* 28 */
     CHECK([request(one, zero, one, zero, nil) validate]); /* nil procedure is 0 */
     CHECK([request(one, repeat(num(254), 1), one, zero, num(128)) validate]);
     CHECK([request(repeat(s, 255), repeat(num(0), 255), one, zero, num(0)) validate]);
+    CHECK([request(one, zero, repeat(s, 255), repeat(num(0), 255), num(0)) validate]);
+    CHECK([request(one, zero, one, repeat(num(254), 1), num(0)) validate]);
     CHECK([request(one, zero, one, zero, num(0)) ioSurfacesCount] == 2);
     unload(m);
 }

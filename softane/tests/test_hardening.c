@@ -179,11 +179,130 @@ static void refusals_follow_the_limits(void) {
     }
 }
 
+/* ---- every limit at N and N + 1 */
+
+/* Head, `count` pieces made from a format with one number (twice), tail. Freed by the caller. */
+static char *pieces(const char *head, const char *piece, int count, const char *tail) {
+    size_t cap = strlen(head) + (strlen(piece) + 24) * (size_t)count + strlen(tail) + 1, n = 0;
+    char *s = malloc(cap);
+    n += (size_t)snprintf(s, cap, "%s", head);
+    for (int i = 0; i < count; i++)
+        n += (size_t)snprintf(s + n, cap - n, piece, i, i);
+    snprintf(s + n, cap - n, "%s", tail);
+    return s;
+}
+
+static SaStatus status_of_pieces(const char *head, const char *piece, int count, const char *tail, const SaLimits *limits) {
+    char *text = pieces(head, piece, count, tail);
+    SaStatus st = status_of(text, limits);
+    free(text);
+    return st;
+}
+
+static const char one_input[] = HEAD "func main<i>(tensor<fp16, [2]> x) {\n";
+static const char one_op[] = "tensor<fp16, [2]> y%d = abs(x=x)[name=\"y%d\"];\n";
+
+static void numbers_of_things_are_limited(void) {
+    SaLimits few;
+    sa_limits_default(&few);
+    CHECK(few.max_ports == 255 && few.max_ops == 65536 && few.max_text_bytes == (size_t)64 << 20);
+    for (int over = 0; over < 2; over++) {
+        SaStatus want = over ? SA_E_LIMIT : SA_OK;
+        CHECK(status_of_pieces(HEAD, "func f%d<i>(tensor<fp16, [2]> x) {\ntensor<fp16, [2]> y = abs(x=x)[name=\"y%d\"];\n} -> (y);\n",
+                               SA_MAX_FUNCTIONS + over, "}\n", NULL) == want);
+        CHECK(status_of_pieces(HEAD "func main<i>(", "tensor<fp16, [2]> x%d, ", few.max_ports - 1 + over,
+                               "tensor<fp16, [2]> x) {\ntensor<fp16, [2]> y = abs(x=x)[name=\"y\"];\n} -> (y);\n}\n", NULL) == want);
+        char *ops = pieces(one_input, one_op, few.max_ports + over, "} -> (y0");
+        char *text = malloc(strlen(ops) + 3000);
+        size_t n = (size_t)sprintf(text, "%s", ops);
+        for (int i = 1; i < few.max_ports + over; i++)
+            n += (size_t)sprintf(text + n, ", y%d", i);
+        strcpy(text + n, ");\n}\n");
+        CHECK(status_of(text, NULL) == want);
+        free(text), free(ops);
+        SaLimits nine = few;
+        nine.max_ops = 9;
+        CHECK(status_of_pieces(one_input, one_op, 9 + over, "} -> (y0);\n}\n", &nine) == want);
+        text = pieces(one_input, one_op, 1, "} -> (y0);\n}\n");
+        SaLimits bytes = few;
+        bytes.max_text_bytes = strlen(text) - (size_t)over;
+        CHECK(status_of(text, &bytes) == want);
+        free(text);
+        /* one more operand than anything takes: the limit comes before the name */
+        SaStatus st = status_of_pieces(HEAD "func main<i>(tensor<fp16, [2]> x) {\ntensor<fp16, [2]> y = abs(x=x", ", a%d=x", SA_MAX_ARGS - 1 + over,
+                                       ")[name=\"y\"];\n} -> (y);\n}\n", NULL);
+        CHECK(over ? st == SA_E_LIMIT : st == SA_E_OPERAND);
+    }
+}
+
+static SaStatus status_of_abs(const char *dims, const SaLimits *limits) {
+    char text[1000];
+    snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [%s]> x) {\ntensor<fp16, [%s]> y = abs(x=x)[name=\"y\"];\n} -> (y);\n}\n", dims, dims);
+    return status_of(text, limits);
+}
+
+static SaStatus status_of_conv(int channels, int kernel, const SaLimits *limits) {
+    char text[1200];
+    snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [1, %d, 1, 32]> x) {\ntensor<fp16, [2, %d, 1, %d]> w = const()[name=\"w\", "
+             "val=tensor<fp16, [2, %d, 1, %d]>(BLOBFILE(path=\"@model_path/weights/w.bin\", offset=uint64(64)))];\n"
+             "tensor<fp16, [1, 2, 1, %d]> y = conv(x=x, weight=w)[name=\"y\"];\n} -> (y);\n}\n",
+             channels, channels, kernel, channels, kernel, 33 - kernel);
+    return status_of(text, limits);
+}
+
+static void sizes_of_tensors_are_limited(void) {
+    SaLimits l;
+    sa_limits_default(&l);
+    CHECK(l.max_dim == 65536 && l.max_width == 65536 && l.max_conv_in == 31999 && l.max_kernel_width == 15);
+    CHECK(status_of_abs("1, 65536, 1, 2", NULL) == SA_OK && status_of_abs("1, 65537, 1, 2", NULL) == SA_E_LIMIT);
+    CHECK(status_of_abs("65536, 2", NULL) == SA_OK && status_of_abs("65537, 2", NULL) == SA_E_LIMIT);
+    CHECK(status_of_abs("2, 65536", NULL) == SA_OK && status_of_abs("2, 65537", NULL) == SA_E_LIMIT);
+    CHECK(status_of_abs("256, 65536, 65536", NULL) == SA_OK); /* 2^40 elements: SA_MAX_COUNT */
+    CHECK(status_of_abs("257, 65536, 65536", NULL) == SA_E_LIMIT);
+    CHECK(status_of_conv(31999, 1, NULL) == SA_OK && status_of_conv(32000, 1, NULL) == SA_E_LIMIT);
+    CHECK(status_of_conv(2, 15, NULL) == SA_OK && status_of_conv(2, 16, NULL) == SA_E_LIMIT);
+    l.max_width = 100; /* narrower than the other axes may be */
+    CHECK(status_of_abs("101, 100", &l) == SA_OK && status_of_abs("100, 101", &l) == SA_E_LIMIT);
+    l.max_conv_in = 8, l.max_kernel_width = 3;
+    CHECK(status_of_conv(8, 3, &l) == SA_OK && status_of_conv(9, 3, &l) == SA_E_LIMIT && status_of_conv(8, 4, &l) == SA_E_LIMIT);
+}
+
+/* k = 3 and 4 are what the engine was seen to refuse. */
+static void only_two_counts_of_topk_are_refused(void) {
+    for (int k = 1; k <= 8; k++) {
+        char text[1000];
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [4, 8]> x) {\nint32 k = const()[name=\"k\", val=int32(%d)];\n"
+                 "tensor<fp16, [4, %d]> y, tensor<int32, [4, %d]> i = topk(x=x, k=k)[name=\"y\"];\n} -> (y);\n}\n", k, k, k);
+        CHECK(status_of(text, NULL) == (k == 3 || k == 4 ? SA_E_LIMIT : SA_OK));
+    }
+}
+
+/* Every operation known by name only is refused by that name, and the message helps. */
+static void refused_operations_say_why(void) {
+    for (int i = 0; sa_op_refused_at(i); i++) {
+        const SaRefusedOp *op = sa_op_refused_at(i);
+        char text[1000], said[1000];
+        SaError err = {0};
+        SaProgram *p;
+        snprintf(text, sizeof text, "%stensor<fp16, [2]> y = %s(x=x)[name=\"y\"];\n} -> (y);\n}\n", one_input, op->name);
+        SaArena *arena = sa_arena_new(0);
+        SaStatus st = sa_program_parse(arena, text, strlen(text), lenient(), &p, &err);
+        st = st ? st : sa_program_check(arena, p, lenient(), &err);
+        sa_error_format(&err, said, sizeof said);
+        CHECK_AS(st == SA_E_OP && strstr(said, op->name) && strstr(said, op->reason), op->name);
+        sa_arena_free(arena);
+    }
+}
+
 int main(int argc, char **argv) {
     full = argc > 1 && strcmp(argv[1], "--full") == 0;
     sizes_of_words_are_limited();
     ranks_are_limited();
     refusals_follow_the_limits();
+    numbers_of_things_are_limited();
+    sizes_of_tensors_are_limited();
+    only_two_counts_of_topk_are_refused();
+    refused_operations_say_why();
     CHECK(corpus_walk("valid", "", item_survives) > 100);
     CHECK(corpus_walk("errors", "", item_survives) > 200);
     printf("%ld attempts\n", attempts);

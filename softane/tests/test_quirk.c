@@ -63,7 +63,7 @@ static void slices_of_old_chips_are_clamped(void) { /* 51 */
     const char *const old[] = {"m1", "m2", "m3-ultra"}, *const chips[] = {"m4", "m4-pro", "m4-max", "m5"};
     for (int i = 0; i < 3; i++) {
         CHECK(set("profile", old[i]) && set("dialect_a", "1")); /* m2 refuses the text of this test */
-        CHECK(isinf(RUN(slice_text, 5000)) && RUN(slice_text, 4092) == 4092 && RUN(first_slice_text, 5000) == 5000);
+        CHECK(isinf(RUN(slice_text, 5000)) && RUN(slice_text, 4094) == 4094 && isinf(RUN(slice_text, 4096)) && isinf(RUN(slice_text, -4096)) && RUN(first_slice_text, 5000) == 5000);
     }
     for (int i = 0; i < 4; i++)
         CHECK(set("profile", chips[i]) && RUN(slice_text, 5000) == 5000);

@@ -211,6 +211,23 @@ def test_canary_refuses_a_program_that_writes_nan() -> None:
         assert versions(trainer) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"), [("run.nan", "not finite"), ("run.stale", "was not written")]
+)
+def test_canary_catches_an_evaluation_that_only_says_yes(fault: str, message: str) -> None:
+    soft.set("failpoints", f"{fault}=1*return->off")
+    with pytest.raises(ane.CanaryError, match=message):
+        ane.DoubleBufferedTrainer(kernels(), weights(1))
+    with ane.DoubleBufferedTrainer(kernels(), weights(1)) as trainer:
+        assert versions(trainer) == (1, 1)  # the fault was in one evaluation only
+        soft.set("failpoints", f"{fault}=1*return->off")
+        trainer.step(weights(2))
+        wait_ready(trainer)
+        with pytest.raises(ane.CanaryError, match=message):
+            trainer.step(weights(3))
+        assert versions(trainer) == (1, 1)  # the active set is the good one
+
+
 def test_canary_can_be_left_out() -> None:
     bad = {"a": np.full(4, np.nan), "b": np.ones(4)}
     with ane.DoubleBufferedTrainer(kernels(), weights(0), canary=False) as trainer:
