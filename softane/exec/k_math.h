@@ -121,17 +121,23 @@ SA_INLINE float m_log1p(float x) {
 
 SA_INLINE float m_sigmoid(float x) { return 1.0f / (1.0f + m_exp(-x)); }
 
-/* tanh(x) = x + x^3 P(x^2) up to 0.625, by e^2x above. */
+/* tanh(x) = x P(x^2) / Q(x^2) up to 7.95, where it is 1 within 3e-7. */
 SA_INLINE float m_tanh(float x) {
-    float a = x < 0.0f ? -x : x, z = x * x;
-    float p = -5.717025823e-03f;
-    p = p * z + 2.065056849e-02f;
-    p = p * z - 5.374349168e-02f;
-    p = p * z + 1.333149120e-01f;
-    p = p * z - 3.333328392e-01f;
-    float big = 1.0f - 2.0f / (m_exp(2.0f * a) + 1.0f);
-    big = x < 0.0f ? -big : big;
-    return a <= 0.625f ? x + x * z * p : big;
+    float c = x > 7.95f ? 7.95f : x;
+    c = c < -7.95f ? -7.95f : c;
+    float z = c * c;
+    float p = -6.251619935e-09f;
+    p = p * z + 7.227011852e-06f;
+    p = p * z + 2.705459978e-03f;
+    p = p * z + 1.272146972e-01f;
+    p = p * z + 1.0f;
+    float q = 1.978799299e-04f;
+    q = q * z + 2.288954291e-02f;
+    q = q * z + 4.605469288e-01f;
+    q = q * z + 1.0f;
+    float y = c * p / q;
+    y = y > 1.0f ? 1.0f : y;
+    return y < -1.0f ? -1.0f : y;
 }
 
 /* erfc(x) e^(x^2) as a polynomial in t = 1 / (1 + 0.3 x), 0 <= x <= 10.5. */

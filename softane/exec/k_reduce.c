@@ -116,19 +116,38 @@ SA_WIDE static void softmax_cols(float *d, const float *x, size_t rows, size_t s
 
 /* ============================== Layer norm ================================ */
 
+/* The sum of (x - mean)^2, in the order of row_SQUARE_SUM. */
+SA_WIDE static float row_spread(const float *x, float mean, size_t n) {
+    float acc[LANES] = {0.0f};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++)
+            acc[l] = fold_SQUARE_SUM(acc[l], x[i + (size_t)l] - mean);
+    for (int l = 0; i < n; i++, l++)
+        acc[l] = fold_SQUARE_SUM(acc[l], x[i] - mean);
+    for (int w = LANES / 2; w > 0; w /= 2)
+        for (int l = 0; l < w; l++)
+            acc[l] += acc[l + w];
+    return acc[0];
+}
+
 /* (x - mean) / sqrt(variance + eps) * gamma + beta along a row. The variance
  * is taken of the differences: no cancellation. */
 SA_WIDE static void norm_row(float *d, const float *x, const float *gamma, const float *beta, float eps, size_t n) {
     float mean = row_SUM(x, n) / (float)n;
-    SA_LOOP for (size_t i = 0; i < n; i++)
-        d[i] = x[i] - mean;
-    float f = 1.0f / sqrtf(row_SQUARE_SUM(d, n) / (float)n + eps);
+    float f = 1.0f / sqrtf(row_spread(x, mean, n) / (float)n + eps);
+    if (gamma && beta) {
+        SA_LOOP for (size_t i = 0; i < n; i++)
+            d[i] = (x[i] - mean) * f * gamma[i] + beta[i];
+        return;
+    }
     if (gamma) {
         SA_LOOP for (size_t i = 0; i < n; i++)
-            d[i] = d[i] * f * gamma[i];
-    } else {
-        scale(d, d, f, n);
+            d[i] = (x[i] - mean) * f * gamma[i];
+        return;
     }
+    SA_LOOP for (size_t i = 0; i < n; i++)
+        d[i] = (x[i] - mean) * f;
     if (beta) {
         SA_LOOP for (size_t i = 0; i < n; i++)
             d[i] += beta[i];

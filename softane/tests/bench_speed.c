@@ -310,6 +310,7 @@ int main(int argc, char **argv) {
     bench_step("mul(x, z)", "", "mul(x=%s, y=z)", 12);
     bench_step("add(x, scalar)", F16("k", "0.5"), "add(x=%s, y=k)", 8);
     bench_step("sigmoid", "", "sigmoid(x=%s)", 8);
+    bench_step("tanh", "", "tanh(x=%s)", 8);
     bench_step("softmax, last axis", I32("a", "-1"), "softmax(x=%s, axis=a)", 8);
     bench_step("softmax, channels", I32("a", "1"), "softmax(x=%s, axis=a)", 8);
     bench_step("layer_norm, channels", VEC("a", "1", "1"), "layer_norm(x=%s, axes=a)", 8);

@@ -407,6 +407,9 @@ static double ref_on_line(const RefValue *x, const int64_t *at, int axis, int64_
     return x->y[ref_ravel(mine, &x->type)];
 }
 
+/* The order of numbers: NaN comes before all and is no different from NaN. */
+static bool ref_below(double a, double b) { return a < b || (isnan(a) && !isnan(b)); }
+
 static void ref_argmax(Ref *r, const SaOp *op, RefValue *out) {
     RefValue *x = ref_arg(r, op, "x");
     int axis = (int)ref_axis(op, "axis", -1, x->type.rank);
@@ -417,7 +420,7 @@ static void ref_argmax(Ref *r, const SaOp *op, RefValue *out) {
         ref_unravel(i, &t, at);
         for (int64_t p = 1; p < x->type.dim[axis]; p++) {
             double v = ref_on_line(x, at, axis, p), b = ref_on_line(x, at, axis, best);
-            best = (op->id == SA_OP_REDUCE_ARGMAX ? v > b : v < b) ? p : best;
+            best = (op->id == SA_OP_REDUCE_ARGMAX ? ref_below(b, v) : ref_below(v, b)) ? p : best;
         }
         out->raw[i] = (double)best;
     }
@@ -430,7 +433,7 @@ static int64_t ref_ranked(const RefValue *x, const int64_t *at, int axis, bool a
         int64_t before = 0;
         for (int64_t q = 0; q < n; q++) {
             double v = ref_on_line(x, at, axis, q), own = ref_on_line(x, at, axis, p);
-            before += (ascending ? v < own : v > own) || (v == own && q < p);
+            before += (ascending ? ref_below(v, own) : ref_below(own, v)) || (q < p && !ref_below(v, own) && !ref_below(own, v));
         }
         if (before == k)
             return p;
