@@ -299,6 +299,7 @@ static bool take_step(AneGeneration *gen, int *status) {
     }
     if (over)
         return false;
+    ane_background_pause(s);
     *status = baked >= 0 ? bake(gen, baked, &gen->error) : load(gen, loaded, &gen->error);
     if (*status == ANE_OK) {
         pthread_mutex_lock(&s->lock);
@@ -322,11 +323,13 @@ static void compile_job(void *context) {
     bool reserve = !gen->reserved && !s->pool;
     int status = reserve ? ane_budget_reserve(s->n_programs, &gen->error) : ANE_OK;
     gen->reserved = status == ANE_OK && !s->pool;
+    ane_background_begin(s);
     while (take_step(gen, &status))
         gen->job_ns = gen->job_before_ns + ane_now_ns() - begin; /* published by the last step */
     uint64_t end = ane_now_ns();
     ane_trace_add(&s->trace, ANE_EV_GENERATION, -1, gen->version, begin, end);
     gen->job_before_ns = gen->job_ns;
+    ane_background_end(s, true);
     ane_generation_drop(gen); /* the job's reference */
     dispatch_semaphore_signal(s->changed);
 }

@@ -127,8 +127,10 @@ static int settle(AneSched *s, int64_t newest_then, int32_t slice_ms, AneError *
         } else if (s->slot == ANE_SLOT_COMPILING) {
             status = bound_broken(s, newest_then) ? ANE_AGAIN : ANE_SKIP;
         }
-        if (status == ANE_AGAIN && !s->wait_begin)
+        if (status == ANE_AGAIN && !s->wait_begin) {
             s->wait_begin = now;
+            ane_background_wait_locked(s, 0);
+        }
         if (status != ANE_AGAIN)
             end_wait_locked(s, now);
         pthread_mutex_unlock(&s->lock);
@@ -289,6 +291,7 @@ static void fill_stats_locked(AneSched *s, AneBatchStats *out) {
     ane_samples_percentiles(&s->idle, &n->idle_p50_ns, &n->idle_p90_ns, &n->idle_p99_ns);
     ane_samples_percentiles(&s->compiling, &n->compiling_p50_ns, &n->compiling_p90_ns, &n->compiling_p99_ns);
     n->failures = s->failures;
+    ane_background_boundary_locked(s, n->batch_ns, n->wait_ns > 0);
     *out = *n;
     memset(n, 0, sizeof *n);
     ane_samples_reset(&s->idle);
@@ -346,6 +349,7 @@ static AneGeneration *building_locked(const AneSched *s) {
 static void count_eval(AneSched *s, uint64_t ns, bool compiling) {
     pthread_mutex_lock(&s->lock);
     s->now.evals++;
+    s->background.evals--;
     ane_samples_add(compiling ? &s->compiling : &s->idle, ns);
     AneGeneration *built = building_locked(s);
     if (built)
@@ -356,6 +360,7 @@ static void count_eval(AneSched *s, uint64_t ns, bool compiling) {
 static bool compiling_now(AneSched *s) {
     pthread_mutex_lock(&s->lock);
     bool compiling = building_locked(s) != NULL;
+    s->background.evals++; /* until count_eval */
     pthread_mutex_unlock(&s->lock);
     return compiling;
 }
@@ -508,6 +513,7 @@ int ane_sched_create(const AneSource *sources, int32_t n_sources, const AneKerne
     s->n_weights = n_weights;
     s->newest = -1;
     s->batch_begin = ane_now_ns();
+    ane_background_init(&s->background);
     status = ane_trace_init(&s->trace, options->trace);
     if (status != ANE_OK)
         ane_error_set(err, status, "out of memory for %d trace events", options->trace);

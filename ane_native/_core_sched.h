@@ -109,6 +109,22 @@ typedef struct {
     AneUpdateResult result;
 } AneUpdate;
 
+/* How hard the background presses (_core_background.c). Guarded by the lock. */
+enum { ANE_BACKGROUND_BATCHES = 8 };
+enum { ANE_BACKGROUND_FULL = 0, ANE_BACKGROUND_IDLE = 1, ANE_BACKGROUND_PAUSES = 2 };
+typedef struct {
+    int means;                    /* ANE_BACKGROUND_* */
+    bool led, idle;               /* a thread is led; it is idle now */
+    pthread_t mine;
+    int64_t tid;                  /* of that thread, 0: none */
+    uint64_t begin_cpu_ns, used_ns, job_cpu_ns; /* of that thread; of the job so far; of the last whole job */
+    uint64_t full_since;
+    uint64_t batch_ns[ANE_BACKGROUND_BATCHES];
+    int64_t batches;
+    double margin;
+    int waiters, evals;           /* boundaries that wait for the update; evaluations under way */
+} AneBackground;
+
 struct AneSched {
     AneObject object;
     AneSchedOptions options;
@@ -134,6 +150,7 @@ struct AneSched {
     AneGeneration *active, *pending;
     AneGeneration *offered;              /* of version newest + 1, before it is submitted */
     int64_t newest;
+    AneBackground background;
     AneUpdate update;
     int64_t skips;                       /* updates that left the weights as they were */
     int64_t alive;                       /* generations not yet retired */
@@ -172,6 +189,17 @@ int ane_sched_leave(AneSched *s, int status); /* returns `status` */
  * update makes its weights first (NULL: not known yet), with NATIVE update_job does. */
 enum { ANE_TAKE_BUILD = 1, ANE_TAKE_UPDATE = 2, ANE_TAKE_NATIVE = 4 };
 int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint64_t snapshot_ns, AneError *err);
+
+/* ============================== Background (_core_background.c) =========== */
+
+void ane_background_init(AneBackground *b);
+/* Around what a background thread does for the scheduler, and between its steps. `last`: the job is whole. */
+void ane_background_begin(AneSched *s);
+void ane_background_pause(AneSched *s);
+void ane_background_end(AneSched *s, bool last);
+/* A boundary begins (+1) or ends (-1) to wait; a batch has ended. Under the lock. */
+void ane_background_wait_locked(AneSched *s, int change);
+void ane_background_boundary_locked(AneSched *s, uint64_t batch_ns, bool waited);
 
 /* ============================== Updates (_core_update.c) ================== */
 

@@ -82,7 +82,8 @@ static size_t make_files(AneGeneration *gen, int32_t w, Target *out, size_t cap)
 /* ============================== One pass ================================== */
 
 static void pause_here(void *context) {
-    (void)context;
+    if (context) /* NULL: on the caller's own thread */
+        ane_background_pause(context);
 }
 
 /* Elements of one range: whole rows of the transposed files, few enough to stay in cache. */
@@ -231,7 +232,9 @@ static void update_job(void *context) {
     AneGeneration *gen = s->update.gen;
     int64_t version = s->update.version;
     pthread_mutex_unlock(&s->lock);
+    ane_background_begin(s);
     run_update(s, gen, &s->update.job, &r);
+    ane_background_end(s, gen == NULL || !r.applied);
     ane_trace_add(&s->trace, ANE_EV_UPDATE, -1, version, begin, ane_now_ns());
     end_update(s, &r);
 }
@@ -318,10 +321,14 @@ int ane_sched_collect(AneHandle sched, int32_t slice_ms, AneUpdateResult *out, A
     bool over = false, waited = false;
     do {
         pthread_mutex_lock(&s->lock);
+        if (waited)
+            ane_background_wait_locked(s, -1);
         const AneUpdate *u = &s->update;
         status = u->state == ANE_UPDATE_NONE ? ANE_SKIP : u->state == ANE_UPDATE_DONE ? ANE_OK : ANE_AGAIN;
         if (status == ANE_OK)
             *out = u->result;
+        if (status == ANE_AGAIN && !over)
+            ane_background_wait_locked(s, 1);
         pthread_mutex_unlock(&s->lock);
         if (status == ANE_AGAIN && !over) {
             waited = true;

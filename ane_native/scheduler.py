@@ -87,6 +87,10 @@ class BatchStats:
         updates, updates_skipped: background updates that ended in the batch, and how many of them
             left the weights as they were (a gradient was not finite).
         optimizer_ms: time of those updates, on the background thread.
+        background_cpu_ms: processor time of the background jobs (updates and compiles in this
+            process) that ended in the batch.
+        background_full_ms: how long they ran at full priority; the rest of their time they took
+            what evaluations left (Linux; elsewhere the system decides and this is all of it).
         failures: sets that failed to compile so far.
         compiles_used: compile attempts of this process so far.
         budget_left: compiles left in this process, None when there is no limit.
@@ -130,6 +134,8 @@ class BatchStats:
     updates: int
     updates_skipped: int
     optimizer_ms: float
+    background_cpu_ms: float
+    background_full_ms: float
     failures: int
     compiles_used: int
     budget_left: int | None
@@ -215,6 +221,8 @@ def _stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -
         updates=int(out.updates),
         updates_skipped=int(out.updates_skipped),
         optimizer_ms=ms(out.update_ns),
+        background_cpu_ms=ms(out.background_cpu_ns),
+        background_full_ms=ms(out.background_full_ns),
         failures=int(out.failures),
         compiles_used=int(out.compiles_used),
         budget_left=max(0, limit - int(out.compiles_used)) if limit else None,

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = (
     *(
         "_core_sched.c",
+        "_core_background.c",
         "_core_job.c",
         "_core_update.c",
         "_core_set.c",

@@ -11,7 +11,7 @@ typedef struct {
     int64_t version[BUFFERS]; /* of the masters in it, -1: free */
     int newest, target, gradients;
     int64_t steps, taken, skipped, applied;
-    bool under_way;
+    bool under_way, built;
     struct {
         float p[TRAINED][COUNT], m[TRAINED][COUNT], v[TRAINED][COUNT], g[TRAINED][COUNT];
         int64_t steps;
@@ -63,7 +63,7 @@ static int collect(Learner *l, int32_t slice_ms) {
     CHECK(r.version == l->taken && r.applied == l->want.result.applied && !r.failed);
     CHECK(same(&r.grad_norm, &l->want.result.grad_norm, sizeof r.grad_norm) && r.clip == l->want.result.clip);
     if (r.applied) {
-        l->version[l->target] = r.version;
+        l->version[l->target] = l->built ? r.version : 0; /* 0: nobody reads it */
         l->newest = l->target;
         l->steps++;
     } else {
@@ -85,6 +85,8 @@ static int submit_learner(Learner *l, bool build, AneError *err) {
         if (b != l->newest && (l->version[b] < 0 || l->version[b] < s.oldest_needed))
             l->target = b;
     CHECK(l->target >= 0);
+    if (l->target < 0)
+        return ANE_E_STATE;
     learn(l);
     float(*from)[COUNT] = l->p[l->newest], (*to)[COUNT] = l->p[l->target], (*g)[COUNT] = l->g[l->gradients];
     AneUpdateTensor t[TRAINED];
@@ -99,6 +101,7 @@ static int submit_learner(Learner *l, bool build, AneError *err) {
     if (status == ANE_OK) {
         l->taken = s.newest + 1;
         l->under_way = true;
+        l->built = build;
         l->gradients ^= 1;
     } else { /* the reference must forget this one, too: only a close gets here */
         l->version[l->target] = -1;
@@ -170,7 +173,11 @@ static void updates_in_the_background_are_those_of_the_foreground_to_the_bit(voi
         NullCounts before, after;
         null_counts(&before);
         for (int i = 0; i < 200; i++) {
-            CHECK(step_learner(&l, 50, &s, NULL) == ANE_OK);
+            AneError err = {0};
+            int status = step_learner(&l, 50, &s, &err);
+            CHECK(status == ANE_OK);
+            if (status != ANE_OK)
+                printf("staleness %d, update %d: status %d: %s\n", staleness, i, status, err.text);
             CHECK(staleness < 0 || s.staleness <= staleness);
             CHECK(ane_sched_eval(h, CHAIN, KERNELS, NULL) == ANE_OK);
         }
