@@ -153,6 +153,7 @@ NULL_CDEF = """
 typedef struct {
     int64_t programs_made, programs_freed, requests_made, requests_freed, surfaces_made;
     int64_t surfaces_freed, loaded, peak_loaded, compiles, evals, reserved, limit, violations;
+    int64_t files_taken;
 } NullCounts;
 typedef struct { int64_t version; int evals; bool mixed; } NullChain;
 void null_reset(void);
