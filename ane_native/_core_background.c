@@ -104,8 +104,7 @@ static bool must_press(const AneSched *s, uint64_t used) {
     if (b->means == ANE_BACKGROUND_FULL || s->wait_begin || b->waiters || s->closing || !s->active || !b->batches || !b->job_cpu_ns)
         return true; /* also when nothing is known yet */
     uint64_t left = b->job_cpu_ns > used ? b->job_cpu_ns - used : 0;
-    double expected = (double)s->batch_begin + (double)median_batch(b);
-    return (double)ane_now_ns() + (double)left * b->margin >= expected;
+    return (double)ane_now_ns() + (double)left * b->margin >= (double)b->deadline_ns;
 }
 
 static void full_until_locked(AneSched *s, uint64_t now) {
@@ -137,6 +136,8 @@ void ane_background_begin(AneSched *s) {
         b->led = true;
         b->begin_cpu_ns = thread_cpu_ns();
         b->idle = false;
+        if (!b->used_ns) /* of this job, whatever boundaries come before it is done */
+            b->deadline_ns = s->batch_begin + median_batch(b);
         press_locked(s, must_press(s, b->used_ns));
     }
     pthread_mutex_unlock(&s->lock);

@@ -118,6 +118,7 @@ typedef struct {
     pthread_t mine;
     int64_t tid;                  /* of that thread, 0: none */
     uint64_t begin_cpu_ns, used_ns, job_cpu_ns; /* of that thread; of the job so far; of the last whole job */
+    uint64_t deadline_ns;         /* when the boundary after its begin is expected */
     uint64_t full_since;
     uint64_t batch_ns[ANE_BACKGROUND_BATCHES];
     int64_t batches;

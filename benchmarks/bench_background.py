@@ -42,7 +42,7 @@ class Side:
     """One trainer under one policy, and what its boundaries measured."""
 
     def __init__(self, policy: str, count: int, dim: int) -> None:
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(len(policy) + ord(policy[0]))  # sets nobody else has compiled
         params = {f"w{i}": rng.standard_normal((dim, dim), np.float32) / dim for i in range(count)}
         os.environ["ANE_NATIVE_BACKGROUND"] = policy  # read when a trainer is made
         self.policy = policy

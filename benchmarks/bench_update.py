@@ -49,7 +49,7 @@ class Side:
     """One trainer with its optimizer, and what it measured."""
 
     def __init__(self, background: bool, count: int, dim: int) -> None:
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(int(background))  # sets the other has not compiled
         shape = (dim, dim)
         params = {f"w{i}": rng.standard_normal(shape, np.float32) / dim for i in range(count)}
         self.background = background
