@@ -287,7 +287,8 @@ static bool take_step(AneGeneration *gen, int *status) {
     int32_t baked = *status == ANE_OK ? to_bake_locked(gen) : -1;
     int32_t loaded = *status == ANE_OK && baked < 0 ? to_load_locked(gen) : -1;
     bool over = baked < 0 && loaded < 0;
-    bool last = over && (*status != ANE_OK || gen->submitted);
+    /* what a whole set did not compile goes back now, though its version may not count yet */
+    bool last = over && (*status != ANE_OK || gen->submitted || ane_generation_whole_locked(gen));
     if (over && !last)
         end_locked(gen, ANE_OK); /* more weights are to come */
     pthread_mutex_unlock(&s->lock);

@@ -182,7 +182,7 @@ static int take_weights_locked(AneSched *s, AneGeneration **fresh, const float *
         ane_object_retain(&s->object); /* until retired */
     }
     for (int32_t w = 0; weights && w < s->n_weights; w++)
-        if (weights[w])
+        if (weights[w] && !s->offered->weights[w]) /* one that is there may be read by the job right now */
             s->offered->weights[w] = weights[w];
     return ANE_OK;
 }
@@ -276,6 +276,57 @@ int ane_sched_submit(AneHandle sched, const float *const *weights, uint64_t snap
     if (status != ANE_OK)
         return status;
     return ane_sched_leave(s, ane_sched_take(s, weights, weights ? ANE_TAKE_BUILD : 0, snapshot_ns, err));
+}
+
+int ane_sched_offer(AneHandle sched, const float *const *weights, AneError *err) {
+    AneSched *s;
+    int status = ane_sched_enter(sched, &s, err);
+    if (status != ANE_OK)
+        return status;
+    AneGeneration *fresh = NULL, *job = NULL;
+    status = need_offered(s, &fresh, err);
+    if (status == ANE_OK) {
+        pthread_mutex_lock(&s->lock);
+        if (s->closing)
+            status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
+        else if (s->newest < 0)
+            status = ane_error_set(err, ANE_E_STATE, "nothing is active yet: the first weights are submitted");
+        else
+            status = take_weights_locked(s, &fresh, weights, err);
+        if (status == ANE_OK)
+            job = ane_job_next_locked(s);
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (fresh)
+        ane_generation_free(fresh);
+    ane_job_dispatch(job);
+    return ane_sched_leave(s, status);
+}
+
+int ane_sched_withdraw(AneHandle sched, int32_t slice_ms, AneError *err) {
+    AneSched *s;
+    int status = ane_sched_enter(sched, &s, err);
+    if (status != ANE_OK)
+        return status;
+    pthread_mutex_lock(&s->lock);
+    AneGeneration *gen = s->offered;
+    s->offered = NULL;
+    if (gen) {
+        gen->withdrawn = true;
+        s->leaving += gen->running; /* its job ends at the next step */
+    }
+    pthread_mutex_unlock(&s->lock);
+    ane_generation_drop(gen);
+    dispatch_time_t until = dispatch_time(DISPATCH_TIME_NOW, (int64_t)(slice_ms > 0 ? slice_ms : 0) * 1000000);
+    bool gone = false, over = false;
+    while (!gone && !over) {
+        pthread_mutex_lock(&s->lock);
+        gone = s->leaving == 0;
+        pthread_mutex_unlock(&s->lock);
+        if (!gone)
+            over = dispatch_semaphore_wait(s->changed, until) != 0;
+    }
+    return ane_sched_leave(s, gone ? ANE_OK : ANE_AGAIN);
 }
 
 static void fill_stats_locked(AneSched *s, AneBatchStats *out) {
@@ -437,6 +488,8 @@ int ane_sched_state(AneHandle sched, AneSchedState *out, AneError *err) {
     out->newest = s->newest;
     out->active = s->active ? s->active->version : -1;
     out->pending = s->pending ? s->pending->version : -1;
+    out->offered = s->offered ? s->offered->version : -1;
+    out->leaving = s->leaving;
     out->failures = s->failures;
     out->generations = s->generations;
     out->oldest_needed = s->pending && s->pending->baking ? s->pending->version : s->newest + 1;

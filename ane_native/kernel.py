@@ -327,10 +327,13 @@ class CKernels:
         return array
 
     def pointers(self, weights: Mapping[str, NDArray[np.float32]]) -> Any:
-        """``float *[]`` in the order of the indices; the arrays must outlive its use."""
+        """``float *[]`` in the order of the indices, NULL for what is not among `weights`; the
+        arrays must outlive its use."""
         ffi = _native.core().ffi
         array = ffi.new("float *[]", max(1, len(self.names)))
         for i, name in enumerate(self.names):
+            if name not in weights:
+                continue
             array[i] = ffi.cast("float *", weights[name].ctypes.data)
         return array
 

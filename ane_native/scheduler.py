@@ -9,16 +9,15 @@ counters into :class:`BatchStats`. What is promised is in ``docs/SEMANTICS.md``.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import logging
-import math
 import queue
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -36,11 +35,14 @@ from .kernel import (
     Surface,
     as_float32,
 )
-from .packing import Packing, PackingChoice, pack
-from .workers import PoolStats, WorkerPool
+from .packing import PackingChoice, pack
+from .stats import BatchStats, TraceEvent, batch_stats
+from .workers import WorkerPool
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["BatchStats", "DoubleBufferedTrainer", "TraceEvent"]
 
 log = logging.getLogger("ane_native")
 
@@ -50,186 +52,6 @@ _EVENT_KINDS = {
 }  # fmt: skip
 _PROGRAM_EVENTS = ("bake", "compile", "load", "unload")
 _EXIT_SECONDS = 5.0  # how long the interpreter's exit waits for a background compile
-
-
-@dataclass(frozen=True)
-class BatchStats:
-    """What one boundary measured. Times in milliseconds; nothing here is a constant.
-
-    Attributes:
-        batch: number of the batch that ended, from 0 (0 is the first compile).
-        generation: version of the weights that the next batch runs on.
-        newest: version of the newest weights given to ``step``.
-        staleness: ``newest - generation``.
-        swapped: whether a generation was installed at this boundary.
-        submitted: whether a background compile was started.
-        compile_stall_ms: time this thread lost to compiling: the sum of the next four.
-        snapshot_ms: copying weights (0 with ``handover=True``).
-        wait_ms: waiting for a compile at the bound on staleness.
-        swap_ms: exchanging the sets.
-        submit_ms: handing the job to the queue.
-        compile_ms: the whole background job of the generation that was installed, and its
-            parts; None when none was installed.
-        bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``; baking
-            includes hashing and the files the engine's compiler reads.
-        hidden_ms: ``compile_ms - compile_stall_ms``, at least 0.
-        programs: of a set.
-        packing: how the set's kernels are packed into programs, or why they are not.
-        programs_compiled, programs_reused: in that generation; compiled by this process.
-        programs_by_workers: in that generation, compiled by worker processes.
-        workers: what the compile workers have done so far, None without them.
-        evals_during_compile, micro_steps_during_compile: that ended while it compiled.
-        evals, micro_steps: of the batch.
-        batch_ms: from the end of the last boundary to the end of this one.
-        eval_idle_p50_ms, …_p90_ms, …_p99_ms: latency of evaluations that began with no compile
-            running; None when there was none.
-        eval_compiling_p50_ms, …: latency of those that began during a compile.
-        updates, updates_skipped: background updates that ended in the batch, and how many of them
-            left the weights as they were (a gradient was not finite).
-        optimizer_ms: time of those updates, on the background thread.
-        background_cpu_ms: processor time of the background jobs (updates and compiles in this
-            process) that ended in the batch.
-        background_full_ms: how long they ran at full priority; the rest of their time they took
-            what evaluations left (Linux; elsewhere the system decides and this is all of it).
-        failures: sets that failed to compile so far.
-        compiles_used: compile attempts of this process so far.
-        budget_left: compiles left in this process, None when there is no limit.
-        programs_loaded: loaded programs of this process.
-        engine: name of the engine; says when it is software.
-    """
-
-    batch: int
-    generation: int
-    newest: int
-    staleness: int
-    swapped: bool
-    submitted: bool
-    compile_stall_ms: float
-    snapshot_ms: float
-    wait_ms: float
-    swap_ms: float
-    submit_ms: float
-    compile_ms: float | None
-    bake_ms: float | None
-    engine_compile_ms: float | None
-    load_ms: float | None
-    canary_ms: float | None
-    hidden_ms: float | None
-    programs: int
-    packing: str
-    programs_compiled: int
-    programs_reused: int
-    programs_by_workers: int
-    evals_during_compile: int
-    micro_steps_during_compile: int
-    evals: int
-    micro_steps: int
-    batch_ms: float
-    eval_idle_p50_ms: float | None
-    eval_idle_p90_ms: float | None
-    eval_idle_p99_ms: float | None
-    eval_compiling_p50_ms: float | None
-    eval_compiling_p90_ms: float | None
-    eval_compiling_p99_ms: float | None
-    updates: int
-    updates_skipped: int
-    optimizer_ms: float
-    background_cpu_ms: float
-    background_full_ms: float
-    failures: int
-    compiles_used: int
-    budget_left: int | None
-    programs_loaded: int
-    workers: PoolStats | None
-    engine: str
-
-    def as_dict(self) -> dict[str, object]:
-        """Field name -> value, for JSON; the workers' counters as ``workers_…``."""
-        made = {f.name: getattr(self, f.name) for f in fields(self)}
-        workers = made.pop("workers")
-        if workers is not None:
-            counts = {f"workers_{k}": v for k, v in workers.as_dict().items() if k != "pids"}
-            made.update(counts)
-        return made
-
-
-@dataclass(frozen=True)
-class TraceEvent:
-    """One span of the trace.
-
-    Attributes:
-        kind: ``bake compile load canary unload eval wait swap submit generation``.
-        kernel: name of the kernel, or of the program where the event is a program's (``bake
-            compile load unload``); None when it concerns the whole set.
-        version: version of the weights.
-        begin_ns, end_ns: nanoseconds of the monotonic clock.
-        thread: an identifier of the thread.
-    """
-
-    kind: str
-    kernel: str | None
-    version: int
-    begin_ns: int
-    end_ns: int
-    thread: int
-
-
-def _stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:
-    def ms(ns: int) -> float:
-        return int(ns) / 1e6
-
-    swapped = bool(out.swapped)
-    parts = {n: ms(getattr(out, f"{n}_ns")) for n in ("snapshot", "wait", "swap", "submit")}
-    latencies: dict[str, float | None] = {}
-    for kind in ("idle", "compiling"):
-        seen = getattr(out, f"evals_{kind}") > 0
-        for p in ("p50", "p90", "p99"):
-            value = ms(getattr(out, f"{kind}_{p}_ns"))
-            latencies[f"eval_{kind}_{p}_ms"] = value if seen else None
-    compile_ms = ms(out.compile_ns) if swapped else None
-    stall = math.fsum(parts.values())
-    limit = int(out.compile_limit)
-    return BatchStats(
-        batch=int(out.batch),
-        generation=int(out.active),
-        newest=int(out.newest),
-        staleness=int(out.staleness),
-        swapped=swapped,
-        submitted=bool(out.submitted),
-        compile_stall_ms=stall,
-        snapshot_ms=parts["snapshot"],
-        wait_ms=parts["wait"],
-        swap_ms=parts["swap"],
-        submit_ms=parts["submit"],
-        compile_ms=compile_ms,
-        bake_ms=ms(out.bake_ns) if swapped else None,
-        engine_compile_ms=ms(out.engine_compile_ns) if swapped else None,
-        load_ms=ms(out.load_ns) if swapped else None,
-        canary_ms=ms(out.canary_ns) if swapped else None,
-        hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
-        programs=len(packing.sources),
-        packing=packing.fallback or packing.why,
-        programs_compiled=int(out.programs_compiled),
-        programs_reused=int(out.programs_reused),
-        programs_by_workers=int(out.programs_by_workers),
-        workers=workers,
-        evals_during_compile=int(out.evals_during_compile),
-        micro_steps_during_compile=int(out.micro_steps_during_compile),
-        evals=int(out.evals),
-        micro_steps=int(out.micro_steps),
-        batch_ms=ms(out.batch_ns),
-        updates=int(out.updates),
-        updates_skipped=int(out.updates_skipped),
-        optimizer_ms=ms(out.update_ns),
-        background_cpu_ms=ms(out.background_cpu_ns),
-        background_full_ms=ms(out.background_full_ns),
-        failures=int(out.failures),
-        compiles_used=int(out.compiles_used),
-        budget_left=max(0, limit - int(out.compiles_used)) if limit else None,
-        programs_loaded=int(out.programs_loaded),
-        engine=engine,
-        **latencies,
-    )
 
 
 class NativeUpdate(Protocol):
@@ -352,6 +174,10 @@ class DoubleBufferedTrainer:
         self._versions: dict[int, dict[str, NDArray[np.float32]]] = {}
         self._owned: set[int] = set()  # versions whose arrays are our copies
         self._spare: list[dict[str, NDArray[np.float32]]] = []
+        self._offered: dict[str, NDArray[np.float32]] = {}  # as the core was given them
+        self._offer_version = -1
+        self._copies: dict[str, NDArray[np.float32]] | None = None  # of offers, if all are copies
+        self._left: list[dict[str, NDArray[np.float32]]] = []  # withdrawn, perhaps still read
 
         self._open_workers(workers)
         try:
@@ -439,16 +265,19 @@ class DoubleBufferedTrainer:
 
     # ------------------------------ weights ------------------------------
 
-    def _checked(self, weights: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
-        """All weights as float32 arrays, names and shapes as before; copies only what must be."""
+    def _checked(
+        self, weights: Mapping[str, ArrayLike], some: bool = False
+    ) -> dict[str, NDArray[np.float32]]:
+        """All weights (or `some` of them) as float32 arrays, names and shapes as before; copies only what must be."""
         if not isinstance(weights, Mapping):
             raise TypeError(
                 f"weights: expected a mapping of names to arrays, got {type(weights).__name__}"
             )
         if self._shapes and weights.keys() != self._shapes.keys():
-            missing = sorted(self._shapes.keys() - weights.keys())
+            missing = [] if some else sorted(self._shapes.keys() - weights.keys())
             extra = sorted(str(k) for k in weights.keys() - self._shapes.keys())
-            raise ValueError(f"weights: missing {missing}, not known {extra}")
+            if missing or extra:
+                raise ValueError(f"weights: missing {missing}, not known {extra}")
         made = {}
         for name, value in weights.items():
             array = as_float32(f"weight {name!r}", value)
@@ -466,17 +295,33 @@ class DoubleBufferedTrainer:
         if handover:
             return weights, 0
         begin = time.monotonic_ns()
-        try:
-            copies = self._spare.pop()
-        except IndexError:
-            copies = {n: np.empty_like(w) for n, w in weights.items()}
+        copies = self._buffers()
         for name, array in weights.items():
             np.copyto(copies[name], array)
         return copies, time.monotonic_ns() - begin
 
+    def _with_offers(
+        self, weights: dict[str, NDArray[np.float32]], handover: bool
+    ) -> tuple[dict[str, NDArray[np.float32]], int]:
+        """The same for a version of which some weights were offered: those are there already."""
+        if not self._offered or handover:
+            return self._snapshot({**weights, **self._offered}, handover)
+        begin = time.monotonic_ns()
+        copies = self._copies or self._buffers()
+        for name in weights.keys() - self._offered.keys():
+            np.copyto(copies[name], weights[name])
+        return {**copies, **self._offered}, time.monotonic_ns() - begin
+
+    def _buffers(self) -> dict[str, NDArray[np.float32]]:
+        """Arrays of our own for a whole version."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return {n: np.empty(shape, np.float32) for n, shape in self._shapes.items()}
+
     def _release_versions(self) -> None:
         """Forget versions that neither the scheduler nor the active generation needs."""
-        state = self._state()
+        state = self._settle_offers()
         needed = (int(state.active), int(state.pending))
         for version in [v for v in list(self._versions) if v not in needed]:  # failed ones, too
             if version < int(state.oldest_needed):
@@ -508,7 +353,112 @@ class DoubleBufferedTrainer:
         state = self._state()
         return min(int(state.oldest_needed), int(state.active))
 
+    # ------------------------------ offers ------------------------------
+
+    def _settle_offers(self) -> Any:
+        """Bring what is held for offers in line with the core, and return its state."""
+        state = self._state()
+        if int(state.offered) != self._offer_version:
+            self._left.append(self._offered)
+            self._offered, self._copies, self._offer_version = {}, None, -1
+        if not int(state.leaving):
+            self._left.clear()
+        return state
+
+    def _check_offered(self, given: Mapping[str, NDArray[np.float32]]) -> None:
+        """What is given again must be what was offered, bit for bit."""
+        for name, offered in self._offered.items():
+            array = given.get(name, offered)
+            if array is not offered and not np.array_equal(
+                array.view(np.uint32), offered.view(np.uint32)
+            ):
+                raise ValueError(
+                    f"weight {name!r} differs from what was offered for this version; offer a "
+                    "weight when it is final, or call withdraw() first"
+                )
+
+    def offer(self, weights: Mapping[str, ArrayLike], *, handover: bool = False) -> None:
+        """Give some of the next version's weights before :meth:`step`, as they become final.
+
+        Every program all of whose weights are there is baked, compiled and loaded in the
+        background from now on, while this batch still runs on the active generation; ``step``
+        then waits only for the rest. It must be given all weights, the offered ones
+        unchanged. An offer is begun while no generation is pending: with ``staleness=0`` at
+        any time between two steps, with more only where the last one has been installed.
+        What fails is raised by ``step``, once, like any other failed generation.
+
+        Args:
+            weights: name -> array, any of the names; those offered before must be the same.
+            handover: the caller will not write these arrays again until
+                :attr:`oldest_needed` has passed the version, or :meth:`withdraw` has
+                returned; then nothing is copied.
+
+        Raises:
+            ValueError: unknown name, other shape, or not what was offered before; nothing of
+                this call is taken then. StateError: the trainer was made with ``update``.
+            BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
+        """
+        with self._alone():
+            if self.update is not None:
+                raise StateError("a trainer with update= makes the next weights itself")
+            checked = self._checked(weights, some=True)
+            self._settle_offers()
+            self._check_offered(checked)
+            fresh = {n: w for n, w in checked.items() if n not in self._offered}
+            if not fresh:
+                return
+            if not self._offered:
+                self._copies = None if handover else self._buffers()
+            copies = None
+            if handover:
+                self._copies = None  # no longer a whole version of our own
+            else:
+                copies = self._copies or {n: np.empty_like(w) for n, w in fresh.items()}
+                for name, array in fresh.items():
+                    np.copyto(copies[name], array)
+                fresh = {n: copies[n] for n in fresh}
+            before = self._offered, self._offer_version
+            self._offered = {**self._offered, **fresh}  # before the call: the job reads at once
+            self._offer_version = int(self._state().newest) + 1
+            c, error = _native.core(), _native.new_error()
+            try:
+                self._check(
+                    c.lib.ane_sched_offer(self._handle, self._c.pointers(fresh), error), error
+                )
+            except AneError:
+                self._offered, self._offer_version = before
+                raise
+
+    def withdraw(self) -> None:
+        """Forget the offers made since the last :meth:`step`.
+
+        Returns when the background no longer reads their arrays: what it is compiling at the
+        moment is waited for (Ctrl-C works; the arrays are kept alive as long as needed).
+
+        Raises:
+            BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
+        """
+        with self._alone():
+            c, error = _native.core(), _native.new_error()
+            while (
+                self._check(c.lib.ane_sched_withdraw(self._handle, _native.SLICE_MS, error), error)
+                == c.lib.ANE_AGAIN
+            ):
+                pass
+            self._settle_offers()
+
     # ------------------------------ boundary ------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else gives or takes weights meanwhile."""
+        self._need_open()
+        if not self._stepping.acquire(blocking=False):
+            raise BusyError("another thread is in step() of this trainer")
+        try:
+            yield
+        finally:
+            self._stepping.release()
 
     def _submit(
         self,
@@ -543,7 +493,7 @@ class DoubleBufferedTrainer:
         ):
             pass
         workers = None if self.workers is None else self.workers.stats()
-        self.stats = _stats(out, self._label, self.packing, workers)
+        self.stats = batch_stats(out, self._label, self.packing, workers)
         self._release_versions()
         return self.stats
 
@@ -568,6 +518,8 @@ class DoubleBufferedTrainer:
                 failed. The active one stays in use and ``weights`` were not taken: call
                 ``step`` again to retry.
             BudgetExhausted: the pending set needs more compiles than this process has left.
+            ValueError: names or shapes that do not fit, or a weight that is not what was
+                offered; nothing is changed.
             BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
         """
         self._need_open()
@@ -575,6 +527,8 @@ class DoubleBufferedTrainer:
             raise BusyError("another thread is in step() of this trainer")
         try:
             checked = None if weights is None else self._checked(weights)
+            self._settle_offers()
+            self._check_offered(checked or {})
             self._collect()
             submit = self._boundary()
             if checked is None:
@@ -584,8 +538,9 @@ class DoubleBufferedTrainer:
             else:
                 self._release_versions()
                 version = int(self._state().newest) + 1
-                snapshot, ns = self._snapshot(checked, handover)
-                self._submit(snapshot, version, ns, owned=not handover)
+                owned = not handover and (not self._offered or self._copies is not None)
+                snapshot, ns = self._with_offers(checked, handover)
+                self._submit(snapshot, version, ns, owned=owned)
             return self._finish()
         finally:
             self._stepping.release()
@@ -957,8 +912,11 @@ class DoubleBufferedTrainer:
                 break
         self._handle = 0
         _open_trainers.discard(self)
-        if status == c.lib.ANE_AGAIN and self._versions:  # the job may be reading the newest
-            _abandoned.append((self._versions[max(self._versions)], self.update))
+        if status == c.lib.ANE_AGAIN:  # the job may be reading the newest
+            newest = self._versions.get(max(self._versions, default=-1))
+            _abandoned.append((newest, self._offered, list(self._left), self.update))
+        self._offered, self._copies, self._offer_version = {}, None, -1
+        self._left.clear()
         self._versions.clear()
         self._spare.clear()
 

@@ -91,7 +91,8 @@ typedef struct {
     int64_t version[SETS]; /* handed over with, -1: free */
     bool impatient;        /* leaves waits in the middle now and then, as after Ctrl-C */
     uint64_t random;
-    int64_t steps, swaps, errors, left;
+    int64_t steps, swaps, errors, left, offers, withdrawn;
+    int offered; /* the set that is being offered, -1: none */
 } Stepper;
 
 static uint64_t dice(Stepper *t, uint64_t sides) {
@@ -105,6 +106,7 @@ static void stepper_init(Stepper *t, AneHandle h, uint64_t seed) {
     memset(t, 0, sizeof *t);
     t->h = h;
     t->random = seed * 0x9e3779b97f4a7c15u | 1;
+    t->offered = -1;
     for (int i = 0; i < SETS; i++)
         t->version[i] = -1;
 }
@@ -129,22 +131,65 @@ static void reuse_sets(Stepper *t) {
         }
 }
 
+/* The set that is being offered, or a free one, filled for the version to come. */
+static int take_set(Stepper *t, const AneSchedState *s) {
+    reuse_sets(t);
+    int i = t->offered;
+    if (i >= 0)
+        return i;
+    for (i = 0; i < SETS && t->version[i] >= 0;)
+        i++;
+    CHECK(i < SETS);
+    if (i == SETS)
+        return -1;
+    fill(t->data[i], (float)(s->newest + 1));
+    return i;
+}
+
+/* Offer some weights of the version to come, or take all offers back. ANE_AGAIN: left in the middle. */
+static int offer_some(Stepper *t, AneError *err) {
+    AneSchedState s;
+    int status = ane_sched_state(t->h, &s, err);
+    if (status != ANE_OK || s.newest < 0)
+        return status;
+    if (t->offered >= 0 && dice(t, 8) == 0) {
+        while ((status = ane_sched_withdraw(t->h, (int32_t)dice(t, 3), err)) == ANE_AGAIN)
+            ;
+        if (status == ANE_OK) { /* nobody reads it: write it at once */
+            t->version[t->offered] = -1;
+            fill(t->data[t->offered], -7.0f);
+            t->offered = -1;
+            t->withdrawn++;
+        }
+        return status;
+    }
+    int i = take_set(t, &s);
+    if (i < 0)
+        return ANE_E_STATE;
+    const float *pointers[WEIGHTS];
+    for (int w = 0; w < WEIGHTS; w++)
+        pointers[w] = dice(t, 2) ? t->data[i][w] : NULL;
+    status = ane_sched_offer(t->h, dice(t, 16) ? pointers : NULL, err);
+    if (status == ANE_OK) {
+        t->version[i] = s.newest + 1;
+        t->offered = i;
+        t->offers++;
+    }
+    return status;
+}
+
 static int submit(Stepper *t, AneError *err) {
     AneSchedState s;
     int status = ane_sched_state(t->h, &s, err);
     if (status != ANE_OK)
         return status;
-    reuse_sets(t);
-    int i = 0;
-    while (i < SETS && t->version[i] >= 0)
-        i++;
-    CHECK(i < SETS);
-    if (i == SETS)
+    int i = take_set(t, &s);
+    if (i < 0)
         return ANE_E_STATE;
-    fill(t->data[i], (float)(s.newest + 1));
     const float *pointers[WEIGHTS];
     for (int w = 0; w < WEIGHTS; w++)
         pointers[w] = t->data[i][w];
+    t->offered = -1;
     t->version[i] = s.newest + 1;
     return ane_sched_submit(t->h, pointers, 0, err);
 }
@@ -157,6 +202,11 @@ static int step(Stepper *t, int32_t slice_ms, AneBatchStats *out, AneError *err)
             return ANE_AGAIN;
     if (status < 0)
         return status;
+    if (status == ANE_SKIP) { /* what was offered is dropped; nothing of it was begun */
+        if (t->offered >= 0)
+            t->version[t->offered] = -1;
+        t->offered = -1;
+    }
     status = status == ANE_SKIP ? ane_sched_submit(t->h, NULL, 0, err) : submit(t, err);
     if (status < 0)
         return status;

@@ -110,7 +110,11 @@ static void live(int32_t staleness, int64_t swaps, uint64_t seed, bool sudden, S
     bool started = false;
     int64_t tries = 0;
     while (t->swaps < swaps) {
-        int status = step(t, (int32_t)dice(t, 3), &stats, &err);
+        int status = ANE_OK;
+        for (uint64_t some = dice(t, 4); some > 0 && status == ANE_OK; some--)
+            status = offer_some(t, &err);
+        if (status == ANE_OK)
+            status = step(t, (int32_t)dice(t, 3), &stats, &err);
         t->steps++;
         if (status == ANE_E_CLOSED)
             break;

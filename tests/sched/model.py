@@ -31,16 +31,33 @@ BUGS = {
     "install after close": "a waiting boundary does not look whether the trainer was closed",
     "bound ignored": "the end of a boundary does not wait",
     "left after close": "a job that ends after close leaves its set in the slot",
+    "failed offer compiles": "an offered set that failed is submitted as if it were under way",
+    "withdrawal not waited for": "the arrays of a withdrawn offer are given back at once",
 }
+OFFER_BUGS = ("failed offer compiles", "withdrawal not waited for")
 
 
 class Gen(NamedTuple):
-    """A generation that was submitted and is not gone."""
+    """A generation that was offered or submitted and is not gone.
 
-    version: int
-    refs: int
-    loaded: int = 0
-    baked: bool = False
+    Kernels are bits. ``key`` is the version, or for a withdrawn offer a number below -1.
+    """
+
+    key: int
+    refs: int = 1
+    given: int = 0
+    baked: int = 0
+    up: int = 0  # loaded
+    held: int = 0  # of the budget
+    baking: bool = True
+    started: bool = False
+    running: bool = False
+    submitted: bool = False
+    failed: str = ""
+
+    @property
+    def loaded(self) -> int:
+        return self.up.bit_count()
 
 
 class State(NamedTuple):
@@ -52,24 +69,33 @@ class State(NamedTuple):
     gens: tuple[Gen, ...] = ()
     queue: tuple[tuple[str, int], ...] = ()  # ("compile" or "retire", version), the first runs
     job: tuple[str, int] | None = None  # (bake or load, kernel) the first job stands before
-    deferred: int = -1
+    offered: int = -1
+    withdrawn: int = 0  # offers so far
+    leaving: int = 0
     closing: bool = False
     closed: bool = False
     evals: tuple[tuple[int, int], ...] = ()  # per thread: (version, kernel it stands before)
-    reserved: int = 0
+    leaked: int = 0
     used: int = 0
     failures: int = 0
     told: int = 0
     dropped: int = 0  # errors nobody could be told any more
-    error: str = ""  # of the set in a FAILED slot
 
-    def gen(self, version: int) -> Gen:
-        return next(g for g in self.gens if g.version == version)
+    def gen(self, key: int) -> Gen:
+        return next(g for g in self.gens if g.key == key)
+
+    @property
+    def reserved(self) -> int:
+        return self.leaked + sum(g.held for g in self.gens)
+
+    @property
+    def sets(self) -> int:
+        return sum(g.started for g in self.gens)
 
     @property
     def oldest_needed(self) -> int:
         """Weights of versions before this one may be overwritten."""
-        if self.pending >= 0 and not self.gen(self.pending).baked:
+        if self.pending >= 0 and self.gen(self.pending).baking:
             return self.pending
         return self.newest + 1
 
@@ -88,6 +114,8 @@ class Model:
         kernels: of the set; two are enough to mix generations.
         threads: that evaluate.
         limit: compiles of the process, 0 for no limit.
+        offers: how many offers may be withdrawn, after which none is made any more; None: the
+            caller makes none.
         eager: the queue retires and starts what it can at once, as it does when nothing
             holds it up; else this happens at any later time.
     """
@@ -97,6 +125,7 @@ class Model:
     kernels: int = 2
     threads: int = 1
     limit: int = 0
+    offers: int | None = None
     eager: bool = False
     bugs: frozenset[str] = field(default_factory=frozenset)
 
@@ -114,6 +143,7 @@ class Model:
             found += [s.place.rstrip("+"), "interrupt"]
         elif s.newest + 1 < self.versions and not s.closing:
             found.append("boundary")
+            found += self._offers(s)
         if s.queue:
             kind = s.queue[0][0]
             if kind == "retire":
@@ -133,6 +163,17 @@ class Model:
             found += ["close", "micro-step"]
         return found
 
+    def _offers(self, s: State) -> list[str]:
+        if self.offers is None or s.newest < 0:
+            return []
+        given = s.gen(s.offered).given if s.offered >= 0 else 0
+        found = []
+        if s.offered >= 0 or s.withdrawn <= self.offers:
+            found = [f"offer {k}" for k in range(self.kernels) if not given >> k & 1]
+        if s.leaving or (s.offered >= 0 and s.withdrawn < self.offers):
+            found.append("withdraw")
+        return found
+
     def apply(self, s: State, event: str) -> tuple[State, str]:
         """The state after an event, and what the caller of it is told."""
         if event in ("boundary", "submit", "skip", "finish"):
@@ -141,6 +182,10 @@ class Model:
             s, told = s._replace(place="out"), ""
         elif event == "close":
             s, told = self._close(s)
+        elif event == "withdraw":
+            s, told = self._withdraw(s)
+        elif event.startswith("offer"):
+            s, told = self._offer(s, 1 << int(event.split()[1])), "ok"
         elif event == "micro-step":
             told = "ok"
         elif event.startswith("eval"):
@@ -170,14 +215,14 @@ class Model:
             slot = READY
         if slot == READY:
             old = s.active
-            s = s._replace(active=s.pending, pending=-1, slot=EMPTY, error="")
+            s = s._replace(active=s.pending, pending=-1, slot=EMPTY)
             return (self._drop(s, old) if old >= 0 else s), "ok"
         if slot == FAILED:
-            told = s.error
+            failed = s.pending
+            told = s.gen(failed).failed
             if "error twice" in self.bugs:
                 return s._replace(told=s.told + 1), told
-            failed = s.pending
-            s = s._replace(pending=-1, slot=EMPTY, error="")
+            s = s._replace(pending=-1, slot=EMPTY)
             if "error kept" in self.bugs:
                 return self._drop(s, failed), "ok"
             return self._drop(s._replace(told=s.told + 1), failed), told
@@ -193,17 +238,51 @@ class Model:
     def _submit(self, s: State) -> tuple[State, str]:
         if s.closing:
             return s._replace(place="out"), "closed"
-        version = s.newest + 1
-        gens = (*s.gens, Gen(version, refs=2))
-        s = s._replace(newest=version, pending=version, slot=COMPILING, place="finish", gens=gens)
-        if len(gens) > MAX_ALIVE and "third set" not in self.bugs:
-            return s._replace(deferred=version), "ok"
-        return s._replace(queue=(*s.queue, ("compile", version))), "ok"
+        s = self._give(s, self.all)
+        gen = s.gen(s.offered)
+        slot = COMPILING
+        if gen.failed and "failed offer compiles" not in self.bugs:
+            slot = FAILED
+        elif gen.up == self.all and not gen.running and not gen.failed:
+            slot = READY
+        baking = not gen.failed and gen.baked != self.all
+        s = self._put(s, gen._replace(submitted=True, baking=baking))
+        s = s._replace(newest=gen.key, pending=gen.key, offered=-1, slot=slot, place="finish")
+        return self._wake(s), "ok"
 
     def _skip(self, s: State) -> tuple[State, str]:
         if s.closing:
             return s._replace(place="out"), "closed"
+        if s.offered >= 0:
+            s, _ = self._withdraw(s)
         return s._replace(newest=s.newest + 1, place="finish"), "ok"
+
+    # ------------------------------ offers ------------------------------
+
+    @property
+    def all(self) -> int:
+        return (1 << self.kernels) - 1
+
+    def _give(self, s: State, kernels: int) -> State:
+        if s.offered < 0:
+            key = s.newest + 1
+            s = s._replace(gens=(*s.gens, Gen(key)), offered=key)
+        gen = s.gen(s.offered)
+        return self._put(s, gen._replace(given=gen.given | kernels))
+
+    def _offer(self, s: State, kernels: int) -> State:
+        return self._wake(self._give(s, kernels))
+
+    def _withdraw(self, s: State) -> tuple[State, str]:
+        if s.offered >= 0:
+            gen, key = s.gen(s.offered), -2 - s.withdrawn
+            renamed = tuple((kind, key if k == gen.key else k) for kind, k in s.queue)
+            gens = tuple(g._replace(key=key) if g is gen else g for g in s.gens)
+            waits = gen.running and "withdrawal not waited for" not in self.bugs
+            s = s._replace(gens=gens, queue=renamed, offered=-1, withdrawn=s.withdrawn + 1)
+            s = s._replace(leaving=s.leaving + waits, dropped=s.dropped + self._counts(gen.failed))
+            s = self._drop(s, key)
+        return s, "again" if s.leaving else "ok"
 
     def _finish(self, s: State) -> tuple[State, str]:
         told = "ok"
@@ -220,18 +299,16 @@ class Model:
         return s._replace(place="out"), told
 
     def _close(self, s: State) -> tuple[State, str]:
-        active, pending = s.active, -1
-        s = s._replace(closing=True, active=-1)
-        if s.slot in (READY, FAILED):
-            pending = s.pending
-            s = s._replace(dropped=s.dropped + (s.slot == FAILED), pending=-1, slot=EMPTY, error="")
-        if s.deferred >= 0:  # its job was never given to the queue
-            s = self._drop(s, s.deferred)
-            pending = s.deferred
-            s = s._replace(pending=-1, slot=EMPTY, deferred=-1)
-        for version in (active, pending):
-            if version >= 0:
-                s = self._drop(s, version)
+        gone = [s.active, s.offered]
+        s = s._replace(closing=True, active=-1, offered=-1)
+        if gone[1] >= 0:
+            s = s._replace(dropped=s.dropped + self._counts(s.gen(gone[1]).failed))
+        if s.pending >= 0 and not s.gen(s.pending).running:
+            gone.append(s.pending)
+            s = s._replace(dropped=s.dropped + (s.slot == FAILED), pending=-1, slot=EMPTY)
+        for key in gone:
+            if key >= 0:
+                s = self._drop(s, key)
         if self.eager:
             while s.queue and s.queue[0][0] == "retire":
                 s = self._retire(s)
@@ -242,72 +319,97 @@ class Model:
     # ------------------------------ the compile queue ------------------------------
 
     def _put(self, s: State, gen: Gen) -> State:
-        return s._replace(gens=tuple(gen if g.version == gen.version else g for g in s.gens))
+        return s._replace(gens=tuple(gen if g.key == gen.key else g for g in s.gens))
 
-    def _drop(self, s: State, version: int) -> State:
-        gen = s.gen(version)
+    def _drop(self, s: State, key: int) -> State:
+        gen = s.gen(key)
         gen = gen._replace(refs=gen.refs - 1)
         s = self._put(s, gen)
-        return s._replace(queue=(*s.queue, ("retire", version))) if gen.refs == 0 else s
+        return s._replace(queue=(*s.queue, ("retire", key))) if gen.refs == 0 else s
 
     def _retire(self, s: State) -> State:
-        version = s.queue[0][1]
-        s = s._replace(queue=s.queue[1:], gens=tuple(g for g in s.gens if g.version != version))
-        if s.deferred >= 0 and len(s.gens) <= MAX_ALIVE:
-            s = s._replace(queue=(*s.queue, ("compile", s.deferred)), deferred=-1)
-        return s
+        key = s.queue[0][1]
+        s = s._replace(queue=s.queue[1:], gens=tuple(g for g in s.gens if g.key != key))
+        return self._wake(s)
+
+    def _wake(self, s: State) -> State:
+        """Give the job that may run now to the queue, if there is one."""
+        key = {COMPILING: s.pending, EMPTY: s.offered}.get(s.slot, -1)
+        gen = s.gen(key) if key >= 0 else None
+        if gen is None or gen.running or gen.failed or s.closing:
+            return s
+        if not gen.started and s.sets >= MAX_ALIVE and "third set" not in self.bugs:
+            return s
+        if not gen.submitted and self._next(gen) is None:
+            return s
+        s = self._put(s, gen._replace(started=True, running=True, refs=gen.refs + 1))
+        return s._replace(queue=(*s.queue, ("compile", key)))
+
+    def _next(self, gen: Gen) -> tuple[str, int] | None:
+        """The step of a generation that can be taken: bake what was given, else load."""
+        for step, able, done in (("bake", gen.given, gen.baked), ("load", gen.baked, gen.up)):
+            for k in range(self.kernels):
+                if able >> k & 1 and not done >> k & 1:
+                    return step, k
+        return None
 
     def _start(self, s: State) -> State:
-        wanted = 1 if "budget by kernel" in self.bugs else self.kernels
-        if self.limit and s.used + s.reserved + wanted > self.limit:
-            return self._publish(s, "budget")
-        s = s._replace(reserved=s.reserved + self.kernels)
-        if s.closing:
+        gen = s.gen(s.queue[0][1])
+        if not gen.held:
+            wanted = 1 if "budget by kernel" in self.bugs else self.kernels
+            if self.limit and s.used + s.reserved + wanted > self.limit:
+                return self._publish(s, "budget")
+            s = self._put(s, gen._replace(held=self.kernels))
+        return self._go_on(s)
+
+    def _go_on(self, s: State) -> State:
+        gen = s.gen(s.queue[0][1])
+        if s.closing or gen.key < -1:
             return self._publish(s, "closed")
-        return s._replace(job=("bake", 0))
+        step = self._next(gen)
+        return self._publish(s, "") if step is None else s._replace(job=step)
 
     def _job(self, s: State, step: str, outcome: str) -> State:
         assert s.job is not None
-        kernel, version = s.job[1], s.queue[0][1]
-        gen, last = s.gen(version), s.job[1] + 1 == self.kernels
+        gen, bit = s.gen(s.queue[0][1]), 1 << s.job[1]
         if step == "bake":
             if outcome == "fails":
                 return self._publish(s, "bake")
-            if last or "weights free too early" in self.bugs:
-                s = self._put(s, gen._replace(baked=True))
-            following = ("load", 0) if last else ("bake", kernel + 1)
-        else:
-            s = s._replace(used=s.used + 1, reserved=s.reserved - 1)
-            if (step, outcome) == ("load", "fails"):
-                return self._publish(s, "compile")
-            s = self._put(s, gen._replace(loaded=gen.loaded + 1))
-            if step == "canary":
-                return self._publish(s, "canary")
-            if last:
-                return self._publish(s, "")
-            following = ("load", kernel + 1)
-        if s.closing:
-            return self._publish(s, "closed")
-        return s._replace(job=following)
+            baked = gen.baked | bit
+            baking = baked != self.all and "weights free too early" not in self.bugs
+            return self._go_on(self._put(s, gen._replace(baked=baked, baking=baking)))
+        s, gen = s._replace(used=s.used + 1), gen._replace(held=gen.held - 1)
+        if (step, outcome) == ("load", "fails"):
+            return self._publish(self._put(s, gen), "compile")
+        s = self._put(s, gen._replace(up=gen.up | bit))
+        return self._publish(s, "canary") if step == "canary" else self._go_on(s)
+
+    def _counts(self, error: str) -> bool:
+        return error not in ("", "closed")
 
     def _publish(self, s: State, error: str) -> State:
-        version = s.queue[0][1]
-        gen = s.gen(version)
-        kept = self.kernels if "budget leaks" in self.bugs and error else 0
-        s = self._put(s, gen._replace(baked=True))
-        counts = error not in ("", "closed")
-        s = s._replace(
-            queue=s.queue[1:],
-            job=None,
-            reserved=min(s.reserved, kept),
-            slot=FAILED if error else READY,
-            error=error,
-            failures=s.failures + counts,
+        """The job leaves the queue: the set is whole, failed, or more weights are to come."""
+        key = s.queue[0][1]
+        gen = s.gen(key)
+        if error or gen.up == self.all:
+            leaks = error and "budget leaks" in self.bugs
+            s = s._replace(leaked=s.leaked + gen.held if leaks else s.leaked)
+            gen = gen._replace(held=0)
+        gen = gen._replace(
+            running=False, failed=error, baking=gen.baking and not (error or gen.submitted)
         )
-        if s.closing and not self.bugs & {"left after close", "install after close"}:
-            s = s._replace(slot=EMPTY, pending=-1, error="", dropped=s.dropped + counts)
-            s = self._drop(s, version)
-        return self._drop(s, version)
+        counts = self._counts(error)
+        waited = key < -1 and "withdrawal not waited for" not in self.bugs
+        s = self._put(s, gen)._replace(queue=s.queue[1:], job=None, failures=s.failures + counts)
+        s = s._replace(leaving=s.leaving - waited)
+        if key == s.pending:
+            s = s._replace(slot=FAILED if error else READY)
+            if s.closing and not self.bugs & {"left after close", "install after close"}:
+                s = s._replace(slot=EMPTY, pending=-1, dropped=s.dropped + counts)
+                s = self._drop(s, key)
+        elif key != s.offered:  # withdrawn, or closed
+            s = s._replace(dropped=s.dropped + counts)
+        return self._drop(s, key)
 
     # ------------------------------ evaluations ------------------------------
 
@@ -331,14 +433,13 @@ class Model:
 
     def check(self, s: State) -> str | None:
         """The promise this state breaks, or None."""
-        versions = [g.version for g in s.gens]
-        waiting = [v for kind, v in s.queue if kind == "compile"]
-        if s.deferred >= 0:
-            waiting.append(s.deferred)
-        for v in waiting:
-            stage = s.job if s.queue and s.queue[0] == ("compile", v) else None
-            if (stage is None or stage[0] == "bake") and s.oldest_needed > v:
+        versions = [g.key for g in s.gens]
+        for g in s.gens:
+            reads = (g.running or g.key == s.pending) and not g.failed and g.baked != self.all
+            if reads and g.submitted and s.oldest_needed > g.key:
                 return "P1: weights may be overwritten before they were all baked"
+        if s.leaving != sum(g.running and g.key < -1 for g in s.gens):
+            return "P1: weights of a withdrawn offer may be overwritten while they are baked"
         if s.active >= 0 and (s.active not in versions or s.gen(s.active).loaded != self.kernels):
             return "P2: the active set is not whole"
         if s.slot == READY and s.gen(s.pending).loaded != self.kernels:
@@ -350,14 +451,21 @@ class Model:
                 return "P5, P6: a set was unloaded under an evaluation"
         if sum(g.loaded > 0 for g in s.gens) > 2:
             return "P6: three sets are loaded"
-        if s.failures != s.told + s.dropped + (s.slot == FAILED):
+        untold = s.offered >= 0 and self._counts(s.gen(s.offered).failed)
+        if s.failures != s.told + s.dropped + (s.slot == FAILED) + untold:
             return "P7: a failure was not told exactly once"
         if self.limit and s.used + s.reserved > self.limit:
             return "P8: more was compiled or reserved than the budget allows"
-        if s.reserved and s.job is None:
+        for g in s.gens:
+            comes = g.key == s.offered and not g.failed and g.up != self.all
+            if g.held and not (g.running or comes or g.refs == 0):
+                return "P8: budget is reserved and nobody compiles"
+        if s.leaked:
             return "P8: budget is reserved and nobody compiles"
-        if s.slot == COMPILING and s.pending not in waiting:
-            return "the slot waits for a job that does not exist"
+        if s.slot == COMPILING:
+            gen = s.gen(s.pending)
+            if not gen.running and (gen.started or s.sets < MAX_ALIVE):
+                return "the slot waits for a job that does not exist"
         if s.closing and s.active >= 0:
             return "a set became active after close"
         if s.closed and (s.gens or s.queue):
@@ -372,7 +480,8 @@ class Model:
             return "P5: the active set changed outside a boundary"
         if event == "finish" and told == "ok" and self._broken(after, after.newest):
             return "P4: a boundary returned beyond the bound on staleness"
-        if self.staleness is None and told == "again" and s.active >= 0 and event != "close":
+        waits = told == "again" and event not in ("close", "withdraw")
+        if self.staleness is None and waits and s.active >= 0:
             return "P4: a boundary waits without a bound"
         return None
 
@@ -383,6 +492,8 @@ class Model:
             "active": s.active,
             "newest": s.newest,
             "pending": s.pending,
+            "offered": s.offered,
+            "leaving": s.leaving,
             "failures": s.failures,
             "oldest_needed": s.oldest_needed,
             "loaded": s.loaded,

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from model import BUGS, SLOTS, Model, State
+from model import BUGS, OFFER_BUGS, READY, SLOTS, Model, State
 
 ROOT = Path(__file__).resolve().parents[2]
 STALENESS = [0, 1, 2, None]
@@ -128,11 +128,25 @@ def test_every_reachable_state_keeps_the_promises(staleness: int | None) -> None
         assert max(s.active for s in graph.edges) == bounds["versions"] - 1
 
 
+@pytest.mark.parametrize("staleness", STALENESS)
+def test_every_state_with_offers_keeps_the_promises(staleness: int | None) -> None:
+    states: list[State] = []
+    some, few = {"versions": 2, "offers": 1, "eager": True}, {"versions": 3, "offers": 0}
+    for bounds in (some, {**few, "limit": 5, "eager": True}):
+        graph = explore(staleness, **bounds)
+        states += graph.edges
+        assert any(s.offered >= 0 and s.gen(s.offered).loaded == 2 for s in graph.edges)
+        assert any(s.offered >= 0 and s.gen(s.offered).failed for s in graph.edges)
+    assert any(s.leaving and s.offered >= 0 for s in states)
+    assert any(s.offered >= 0 and s.slot == READY for s in states)
+
+
 @pytest.mark.parametrize("bug", BUGS)
 def test_every_planted_mistake_is_found(bug: str) -> None:
     for staleness in (1, 0, 2, None):
         for limit in (5, 0):
-            model = Model(staleness, versions=4, limit=limit, bugs=frozenset([bug]))
+            bounds: dict[str, Any] = {"versions": 2, "offers": 1} if bug in OFFER_BUGS else {}
+            model = Model(staleness, limit=limit, bugs=frozenset([bug]), **bounds)
             graph = Graph(model)
             found = graph.broken or ("an end cannot be reached" if graph.stuck() else "")
             if found:
@@ -225,6 +239,9 @@ class Real:
         self._ffi, self._lib, self._model, self._evaluators = ffi, lib, model, evaluators
         self._micro, self._swaps = 0, 0
         self._weights: dict[int, list[Any]] = {}
+        self._offered: list[Any] = []  # arrays of the version to come, made at its first offer
+        self._withdrawn: list[list[Any]] = []
+        self._stamp: dict[int, int] = {}  # version: what its weights show
         lib.null_reset()
         lib.null_set_limit(model.limit)
         lib.null_gate_job(True)
@@ -252,12 +269,32 @@ class Real:
         self.handle = int(out[0])
 
     def _pointers(self, version: int) -> Any:
-        arrays = [self._ffi.new("float[]", [version] * COUNT) for _ in range(self._model.kernels)]
-        self._weights[version] = arrays  # kept: never too early
+        arrays = self._offered or self._fresh(version)
+        self._weights[version], self._offered = arrays, []  # kept: never too early
         return self._ffi.new("float *[]", arrays)
 
-    def _reuse(self, oldest_needed: int) -> None:
+    def _fresh(self, version: int) -> list[Any]:
+        """Arrays whose content no generation had before, withdrawn ones included."""
+        stamp = self._stamp[version] = version + 20 * len(self._withdrawn)
+        return [self._ffi.new("float[]", [stamp] * COUNT) for _ in range(self._model.kernels)]
+
+    def _offer(self, kernel: int, version: int) -> None:
+        self._offered = self._offered or self._fresh(version)
+        some = [self._ffi.NULL] * self._model.kernels
+        some[kernel] = self._offered[kernel]
+        pointers = self._ffi.new("float *[]", some)
+        assert self._lib.ane_sched_offer(self.handle, pointers, self._ffi.NULL) == 0
+
+    def _withdraw(self) -> None:
+        if self._offered:
+            self._withdrawn.append(self._offered)
+            self._offered = []
+
+    def _reuse(self, oldest_needed: int, leaving: int) -> None:
         """Overwrite what the scheduler says it does not read any more."""
+        for array in [a for arrays in self._withdrawn if not leaving for a in arrays]:
+            for i in range(COUNT):
+                array[i] = -1 - i
         for version in [v for v in self._weights if v < oldest_needed]:
             for array in self._weights.pop(version):
                 for i in range(COUNT):
@@ -272,6 +309,7 @@ class Real:
                 lib.ane_sched_submit(self.handle, self._pointers(before.newest + 1), 0, null)
             )
         if event == "skip":
+            self._withdraw()
             return int(lib.ane_sched_submit(self.handle, null, 0, null))
         stats = self._ffi.new("AneBatchStats *")
         status = int(lib.ane_sched_finish(self.handle, 0, stats, null))
@@ -295,6 +333,17 @@ class Real:
                 time.sleep(0.001)  # its queue is unloading
                 status = lib.ane_sched_close(self.handle, 0, self._ffi.NULL)
             assert status == OUTCOME[told]
+        elif event == "withdraw":
+            self._withdraw()
+            status = lib.ane_sched_withdraw(self.handle, 0, self._ffi.NULL)
+            for _ in range(LONG_MS):
+                if status != 1 or told == "again":
+                    break
+                time.sleep(0.001)  # the job's last words
+                status = lib.ane_sched_withdraw(self.handle, 0, self._ffi.NULL)
+            assert status == OUTCOME[told]
+        elif event.startswith("offer"):
+            self._offer(int(event.split()[1]), before.newest + 1)
         elif event == "micro-step":
             assert lib.ane_sched_micro_step(self.handle, self._ffi.NULL) == 0
             self._micro += 1
@@ -316,7 +365,8 @@ class Real:
         status, chain = self._evaluators[i].results.get(timeout=LONG_MS / 1000)
         assert status == 0
         assert not chain.mixed
-        assert (chain.version, chain.evals) == (before.evals[i][0], self._model.kernels)
+        version = self._stamp[before.evals[i][0]]
+        assert (chain.version, chain.evals) == (version, self._model.kernels)
 
     def _compare(self, expected: State) -> None:
         lib = self._lib
@@ -334,8 +384,9 @@ class Real:
         assert status == (REFUSAL["closed"] if expected.closed else 0)
         if not expected.closed:
             names = ("slot", "active", "newest", "pending", "failures", "oldest_needed")
+            names += ("offered", "leaving")
             shown |= {n: int(getattr(state, n)) for n in names}
-            self._reuse(shown["oldest_needed"])
+            self._reuse(shown["oldest_needed"], shown["leaving"])
         wanted = self._model.shows(expected)
         assert shown == {n: wanted[n] for n in shown}
 
@@ -435,10 +486,26 @@ def test_the_real_scheduler_follows_the_model_through_every_transition(
         assert graph.transitions() > 6_000
 
 
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_the_real_scheduler_follows_the_model_through_offers(staleness: int | None) -> None:
+    begin = time.monotonic()
+    graph = Graph(Model(staleness, versions=2, offers=1, eager=True))
+    assert not graph.broken, graph.broken
+    walks, events = drive(graph.model, tours(graph))
+    print(
+        f"real scheduler with offers, staleness {staleness}: {graph.transitions()} transitions "
+        f"in {walks} walks of {events} events, {time.monotonic() - begin:.1f} s"
+    )
+    assert graph.transitions() > 2_000
+
+
 @pytest.mark.parametrize("staleness", STALENESS)
 def test_the_real_scheduler_follows_the_model_on_long_walks(staleness: int | None) -> None:
-    model = Model(staleness, versions=12, kernels=3, threads=3, eager=True)
-    walks, events = drive(model, random_walks(model, count=100, length=120))
+    events = walks = 0
+    for offers in (None, 20):
+        model = Model(staleness, versions=12, kernels=3, threads=3, offers=offers, eager=True)
+        some = drive(model, random_walks(model, count=60, length=120))
+        walks, events = walks + some[0], events + some[1]
     print(f"real scheduler, staleness {staleness}: {walks} random walks of {events} events")
     assert events > 5_000
 
@@ -447,5 +514,7 @@ if __name__ == "__main__":
     for bound in STALENESS:
         for size in ({"versions": 6}, {"versions": 4, "threads": 2}, {"versions": 4, "kernels": 3}):
             explore(bound, **size)
+        explore(bound, versions=2, offers=1)
+        explore(bound, versions=3, offers=0, limit=5)
     sys.path.insert(0, str(ROOT))
     sys.exit(pytest.main([__file__, "-q", "-s", "-p", "no:cacheprovider"]))

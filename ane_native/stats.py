@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""What the scheduler measures, as Python sees it: a batch's figures and trace events."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .packing import Packing
+from .workers import PoolStats
+
+__all__ = ["BatchStats", "TraceEvent", "batch_stats"]
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """What one boundary measured. Times in milliseconds; nothing here is a constant.
+
+    Attributes:
+        batch: number of the batch that ended, from 0 (0 is the first compile).
+        generation: version of the weights that the next batch runs on.
+        newest: version of the newest weights given to ``step``.
+        staleness: ``newest - generation``.
+        swapped: whether a generation was installed at this boundary.
+        submitted: whether a background compile was started.
+        compile_stall_ms: time this thread lost to compiling: the sum of the next four.
+        snapshot_ms: copying weights (0 with ``handover=True``).
+        wait_ms: waiting for a compile at the bound on staleness.
+        swap_ms: exchanging the sets.
+        submit_ms: handing the job to the queue.
+        compile_ms: the whole background job of the generation that was installed, and its
+            parts; None when none was installed.
+        bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``; baking
+            includes hashing and the files the engine's compiler reads.
+        hidden_ms: ``compile_ms - compile_stall_ms``, at least 0.
+        programs: of a set.
+        packing: how the set's kernels are packed into programs, or why they are not.
+        programs_compiled, programs_reused: in that generation; compiled by this process.
+        programs_by_workers: in that generation, compiled by worker processes.
+        workers: what the compile workers have done so far, None without them.
+        evals_during_compile, micro_steps_during_compile: that ended while it compiled.
+        evals, micro_steps: of the batch.
+        batch_ms: from the end of the last boundary to the end of this one.
+        eval_idle_p50_ms, …_p90_ms, …_p99_ms: latency of evaluations that began with no compile
+            running; None when there was none.
+        eval_compiling_p50_ms, …: latency of those that began during a compile.
+        updates, updates_skipped: background updates that ended in the batch, and how many of them
+            left the weights as they were (a gradient was not finite).
+        optimizer_ms: time of those updates, on the background thread.
+        background_cpu_ms: processor time of the background jobs (updates and compiles in this
+            process) that ended in the batch.
+        background_full_ms: how long they ran at full priority; the rest of their time they took
+            what evaluations left (Linux; elsewhere the system decides and this is all of it).
+        failures: sets that failed to compile so far.
+        compiles_used: compile attempts of this process so far.
+        budget_left: compiles left in this process, None when there is no limit.
+        programs_loaded: loaded programs of this process.
+        engine: name of the engine; says when it is software.
+    """
+
+    batch: int
+    generation: int
+    newest: int
+    staleness: int
+    swapped: bool
+    submitted: bool
+    compile_stall_ms: float
+    snapshot_ms: float
+    wait_ms: float
+    swap_ms: float
+    submit_ms: float
+    compile_ms: float | None
+    bake_ms: float | None
+    engine_compile_ms: float | None
+    load_ms: float | None
+    canary_ms: float | None
+    hidden_ms: float | None
+    programs: int
+    packing: str
+    programs_compiled: int
+    programs_reused: int
+    programs_by_workers: int
+    evals_during_compile: int
+    micro_steps_during_compile: int
+    evals: int
+    micro_steps: int
+    batch_ms: float
+    eval_idle_p50_ms: float | None
+    eval_idle_p90_ms: float | None
+    eval_idle_p99_ms: float | None
+    eval_compiling_p50_ms: float | None
+    eval_compiling_p90_ms: float | None
+    eval_compiling_p99_ms: float | None
+    updates: int
+    updates_skipped: int
+    optimizer_ms: float
+    background_cpu_ms: float
+    background_full_ms: float
+    failures: int
+    compiles_used: int
+    budget_left: int | None
+    programs_loaded: int
+    workers: PoolStats | None
+    engine: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Field name -> value, for JSON; the workers' counters as ``workers_…``."""
+        made = {f.name: getattr(self, f.name) for f in fields(self)}
+        workers = made.pop("workers")
+        if workers is not None:
+            counts = {f"workers_{k}": v for k, v in workers.as_dict().items() if k != "pids"}
+            made.update(counts)
+        return made
+
+
+@dataclass(frozen=True)
+class TraceEvent:
+    """One span of the trace.
+
+    Attributes:
+        kind: ``bake compile load canary unload eval wait swap submit generation``.
+        kernel: name of the kernel, or of the program where the event is a program's (``bake
+            compile load unload``); None when it concerns the whole set.
+        version: version of the weights.
+        begin_ns, end_ns: nanoseconds of the monotonic clock.
+        thread: an identifier of the thread.
+    """
+
+    kind: str
+    kernel: str | None
+    version: int
+    begin_ns: int
+    end_ns: int
+    thread: int
+
+
+def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:
+    """What the core measured at a boundary (``AneBatchStats``), in milliseconds."""
+
+    def ms(ns: int) -> float:
+        return int(ns) / 1e6
+
+    swapped = bool(out.swapped)
+    parts = {n: ms(getattr(out, f"{n}_ns")) for n in ("snapshot", "wait", "swap", "submit")}
+    latencies: dict[str, float | None] = {}
+    for kind in ("idle", "compiling"):
+        seen = getattr(out, f"evals_{kind}") > 0
+        for p in ("p50", "p90", "p99"):
+            value = ms(getattr(out, f"{kind}_{p}_ns"))
+            latencies[f"eval_{kind}_{p}_ms"] = value if seen else None
+    compile_ms = ms(out.compile_ns) if swapped else None
+    stall = math.fsum(parts.values())
+    limit = int(out.compile_limit)
+    return BatchStats(
+        batch=int(out.batch),
+        generation=int(out.active),
+        newest=int(out.newest),
+        staleness=int(out.staleness),
+        swapped=swapped,
+        submitted=bool(out.submitted),
+        compile_stall_ms=stall,
+        snapshot_ms=parts["snapshot"],
+        wait_ms=parts["wait"],
+        swap_ms=parts["swap"],
+        submit_ms=parts["submit"],
+        compile_ms=compile_ms,
+        bake_ms=ms(out.bake_ns) if swapped else None,
+        engine_compile_ms=ms(out.engine_compile_ns) if swapped else None,
+        load_ms=ms(out.load_ns) if swapped else None,
+        canary_ms=ms(out.canary_ns) if swapped else None,
+        hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
+        programs=len(packing.sources),
+        packing=packing.fallback or packing.why,
+        programs_compiled=int(out.programs_compiled),
+        programs_reused=int(out.programs_reused),
+        programs_by_workers=int(out.programs_by_workers),
+        workers=workers,
+        evals_during_compile=int(out.evals_during_compile),
+        micro_steps_during_compile=int(out.micro_steps_during_compile),
+        evals=int(out.evals),
+        micro_steps=int(out.micro_steps),
+        batch_ms=ms(out.batch_ns),
+        updates=int(out.updates),
+        updates_skipped=int(out.updates_skipped),
+        optimizer_ms=ms(out.update_ns),
+        background_cpu_ms=ms(out.background_cpu_ns),
+        background_full_ms=ms(out.background_full_ns),
+        failures=int(out.failures),
+        compiles_used=int(out.compiles_used),
+        budget_left=max(0, limit - int(out.compiles_used)) if limit else None,
+        programs_loaded=int(out.programs_loaded),
+        engine=engine,
+        **latencies,
+    )
