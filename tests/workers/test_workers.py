@@ -34,7 +34,7 @@ serial = 0  # of the test: what another one left in the engine's cache must not 
 
 def kernels() -> ane.KernelSet:
     conv = programs.conv("a", 16, 8, 32, "w")
-    text = conv.mil.replace("padt", f"padt{serial}")
+    text = conv.mil.replace("padt", f"padt_workers{serial}")
     named = ane.Kernel(
         "a",
         text,
@@ -42,7 +42,7 @@ def kernels() -> ane.KernelSet:
         outputs={"o00_y": (1, 8, 1, 32)},
         weights={"@model_path/weights/w.bin": "w"},
     )
-    return ane.KernelSet([named, programs.scale("b", 4, 32, "g", tag=f"t{serial}")])
+    return ane.KernelSet([named, programs.scale("b", 4, 32, "g", tag=f"_workers{serial}")])
 
 
 def weights(version: int) -> dict[str, np.ndarray]:
