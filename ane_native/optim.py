@@ -384,21 +384,9 @@ class AdamW:
         key = (self._buffers.index(source), self._buffers.index(target), self._at, tuple(weights))
         if key not in self._jobs:
             index = {name: i for i, name in enumerate(weights)}
-            g = self._g[self._at]
+            rows = zip(self._shapes, self._rows(source, target), strict=True)
             self._jobs[key] = cpu.UpdateTensors(
-                [
-                    (
-                        source.views[name],
-                        target.views[name],
-                        self._m.views[name],
-                        self._v.views[name],
-                        g.views[name],
-                        self._decay[name],
-                        index.get(name, -1),
-                    )
-                    for name in self._shapes
-                ],
-                g.all,
+                [(*row, index.get(name, -1)) for name, row in rows], self._g[self._at].all
             )
         job = self._jobs[key].job(
             lr=lr,
@@ -469,20 +457,18 @@ class AdamW:
     def _pass(self, source: _Masters, target: _Masters) -> cpu.AdamTensors:
         key = (self._buffers.index(source), self._buffers.index(target), self._at)
         if key not in self._passes:
-            self._passes[key] = cpu.AdamTensors(
-                [
-                    (
-                        source.views[name],
-                        target.views[name],
-                        self._m.views[name],
-                        self._v.views[name],
-                        self._g[self._at].views[name],
-                        self._decay[name],
-                    )
-                    for name in self._shapes
-                ]
-            )
+            self._passes[key] = cpu.AdamTensors(self._rows(source, target))
         return self._passes[key]
+
+    def _rows(
+        self, source: _Masters, target: _Masters
+    ) -> list[tuple[Float, Float, Float, Float, Float, float]]:
+        """Per tensor: masters before and after, moments, gradient, decay."""
+        g = self._g[self._at].views
+        return [
+            (p, target.views[n], self._m.views[n], self._v.views[n], g[n], self._decay[n])
+            for n, p in source.views.items()
+        ]
 
     # ------------------------------ state ------------------------------
 
