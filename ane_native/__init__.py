@@ -41,6 +41,7 @@ from .errors import (
     StaleError,
     StateError,
     UpdateError,
+    WorkerError,
 )
 from .kernel import Kernel, KernelSet, Port, Program, Surface, Weight
 from .optim import AdamW
@@ -81,6 +82,7 @@ __all__ = [
     "Surface",
     "TraceEvent",
     "Weight",
+    "WorkerError",
     "WorkerPool",
     "__version__",
     "devices",

@@ -2,7 +2,8 @@
 /* _core_pool.h - compile workers: what the trainer's side and the worker's side share.
  *
  *   _core_segment.c  a program's sources (text, weight files) in shared memory
- *   _core_pool.c     the trainer's side: spawns, feeds, watches and replaces workers
+ *   _core_pool.c     the trainer's side: jobs and their queue
+ *   _core_pool_process.c  ... and the processes: started, fed, watched, replaced
  *   _core_worker.m   the worker's side: one job at a time, until its socket ends
  *
  * One Unix socket per worker. The trainer sends AneJobMessage with the segment's
@@ -91,6 +92,9 @@ int ane_job_wait(AneJob *j, int32_t slice_ms, AneAnswer *answer);
 /* The program was of no use after all: the same job again, by another worker. ANE_SKIP:
  * it has been tried often enough. */
 int ane_job_again(AneJob *j);
+/* After ANE_E_WORKER, where the caller cannot do without: wait for a process to come up, for as
+ * long as the pool's patience. ANE_SKIP: another reason than that none came up, or waited before. */
+int ane_job_insist(AneJob *j);
 /* Give the job up; a worker that is at it may end it. NULL is fine. */
 void ane_job_free(AneJob *j);
 /* A compile in this process stood in for a worker. */

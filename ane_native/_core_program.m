@@ -248,7 +248,7 @@ static int await_worker(AneProgram *p, AneCost *cost, AneError *err) {
             return ANE_E_WORKER; /* the pool was closed under a trainer that goes on */
         if (err)
             *err = answer.error;
-        if (status != ANE_E_WORKER) {
+        if (status != ANE_E_WORKER) { /* the engine's compiler refused */
             p->state = PROG_GONE;
             ane_remove_tree(p->directory);
         }
@@ -278,19 +278,52 @@ int ane_prog_begin(AneProgram *p, AnePool *pool, uint32_t qos, AneError *err) {
     return status;
 }
 
+/* Whether this process has a compile left. */
+static bool may_compile(void) {
+    if (ane_budget_reserve(1, NULL) != ANE_OK)
+        return false;
+    ane_budget_return(1);
+    return true;
+}
+
+/* Neither a worker nor this process: what became of the workers, and of the budget. */
+static int no_worker_no_budget(const AneError *why, AneError *err) {
+    AneError budget;
+    ane_error_clear(&budget);
+    int spent = ane_budget_reserve(1, &budget);
+    if (spent == ANE_OK) /* somebody gave one back meanwhile: too late */
+        ane_budget_return(1);
+    if (err) {
+        *err = *why;
+        size_t n = strlen(err->text);
+        snprintf(err->text + n, sizeof err->text - n, "; and here: %s", spent == ANE_OK ? "no compile was left" : budget.text);
+    }
+    return ANE_E_WORKER;
+}
+
 /* Under p->life. The model object is spent after a failure: forget the program. */
 static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
     if (p->state != PROG_MADE)
         return p->state == PROG_GONE ? ane_error_set(err, ANE_E_STATE, "this program was unloaded or failed; make a new one")
                                      : ANE_OK;
     if (p->job) {
-        int answer = await_worker(p, cost, err);
+        AneError why;
+        ane_error_clear(&why);
+        int answer = await_worker(p, cost, &why);
+        if (answer == ANE_E_WORKER && !reserved && !may_compile() && ane_job_insist(p->job) == ANE_OK)
+            answer = await_worker(p, cost, &why);
         if (answer == ANE_OK) {
             p->cached = p->by_worker = cost->by_worker = true;
             p->state = PROG_COMPILED;
+            return ANE_OK;
         }
-        if (answer != ANE_E_WORKER)
+        if (answer != ANE_E_WORKER) {
+            if (err)
+                *err = why;
             return answer;
+        }
+        if (!reserved && !may_compile() && why.status == ANE_E_WORKER)
+            return no_worker_no_budget(&why, err);
         ane_pool_count_fallback(p->pool); /* no worker could: compile here, if the budget allows */
         drop_job(p);
     }

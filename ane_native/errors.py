@@ -84,6 +84,20 @@ class BudgetExhausted(AneError):
     """
 
 
+class WorkerError(BudgetExhausted):
+    """No compile worker could make a program, and this process may not compile it either.
+
+    Attributes:
+        how: what happened to the last process: ``"spawn"`` (the system did not start it),
+            ``"exit"``, ``"signal"``, ``"hang"``, ``"answer"`` (one that cannot be right),
+            ``"engine"`` (it could not open the engine), ``"worker"`` (not known).
+        code: errno of the spawn, exit status, or number of the signal; 0 where there is none.
+    """
+
+    how: str = ""
+    code: int = 0
+
+
 class ClosedError(AneError):
     """The object was closed."""
 
@@ -166,6 +180,11 @@ def from_status(
     }
     if status in plain:
         return plain[status](where + text)
+
+    if status == lib.ANE_E_WORKER:
+        failed = WorkerError(where + text)
+        failed.how, failed.code = text_of(error.domain), int(error.code)
+        return failed
 
     typed: dict[int, type[EngineError]] = {
         lib.ANE_E_SILENT: SilentEngineError,

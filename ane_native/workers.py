@@ -161,6 +161,8 @@ class WorkerPool:
         timeout: seconds one compile may take before its worker is killed and another tries.
         budget: compiles of one worker before it is replaced by a fresh one; None: the engine's
             limit for a process; 0: never.
+        patience: seconds to go on starting workers, with growing pauses, where none comes up and
+            this process has no compile left itself; then :class:`WorkerError`.
         environment: added to the workers' environment.
 
     softane: its compiled programs go to a store on disk (``store=shared``) while the pool is
@@ -177,6 +179,7 @@ class WorkerPool:
         *,
         timeout: float = 300.0,
         budget: int | None = None,
+        patience: float = 30.0,
         environment: Mapping[str, str] | None = None,
         _argv: Sequence[str] | None = None,
     ) -> None:
@@ -195,6 +198,8 @@ class WorkerPool:
             isinstance(budget, bool) or not isinstance(budget, int) or budget < 0
         ):
             raise ValueError(f"budget: expected 0 or more, or None, got {budget!r}")
+        if not 0 <= patience <= 86400:
+            raise ValueError(f"patience: expected 0 to 86400 s, got {patience!r}")
         self.engine = Engine()
         self.size = workers
         self._shares = False
@@ -215,6 +220,7 @@ class WorkerPool:
                 "tries": TRIES,
                 "budget": budget,
                 "deadline_ms": max(1, int(timeout * 1000)),
+                "patience_ms": int(patience * 1000),
             },
         )
         try:
