@@ -221,16 +221,53 @@ void ane_request_free(void *request) {
     }
 }
 
-int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, AneError *err) {
+/* ============================== Evaluation ================================ */
+
+/* The driver cancelled the request: status 0x12, seen on macOS 27 when the engine powered
+ * down as it came (third-party power notes). Nothing is wrong with program or request. */
+static bool was_cancelled(NSError *e) {
+    const char *text = [[e localizedDescription] UTF8String];
+    return text && strstr(text, "status=0x12 ");
+}
+
+/* The inputs are as they were before a cancelled evaluation: none of their surfaces is an output too. */
+static bool inputs_are_whole(id<AneRequest> r) {
+    if (![r respondsToSelector:@selector(inputArray)] || ![r respondsToSelector:@selector(outputArray)])
+        return false;
+    NSArray *outputs = [r outputArray];
+    for (id surface in [r inputArray])
+        if ([outputs containsObject:surface])
+            return false;
+    return true;
+}
+
+/* Under p->run. */
+static int evaluate(AneProgram *p, id<AneRequest> request, uint32_t qos, bool *retried, AneError *err) {
+    NSError *e = nil;
+    uint64_t begin = ane_now_ns();
+    if ([p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:request error:&e])
+        return ANE_OK;
+    bool cancelled = was_cancelled(e);
+    if (cancelled && inputs_are_whole(request)) { /* once: who is cancelled twice in a row is told */
+        *retried = true;
+        __atomic_add_fetch(&g.evals_retried, 1, __ATOMIC_RELAXED);
+        e = nil;
+        if ([p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:request error:&e])
+            return ANE_OK;
+        cancelled = was_cancelled(e);
+    }
+    int status = cancelled ? ANE_E_CANCELLED : e ? ANE_E_ENGINE : ANE_E_SILENT;
+    return ane_refused(err, status, "evaluate", e, p->identity, qos, begin);
+}
+
+int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, bool *retried, AneError *err) {
     int status = ANE_OK;
+    bool unseen;
     ane_thread_enter();
     pthread_mutex_lock(&p->run);
     @autoreleasepool {
         @try {
-            NSError *e = nil;
-            uint64_t begin = ane_now_ns();
-            if (![p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:(id)request error:&e])
-                status = ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "evaluate", e, p->identity, qos, begin);
+            status = evaluate(p, (id)request, qos, retried ? retried : &unseen, err);
         } @catch (NSException *x) {
             status = ane_threw(err, "evaluate", x);
         }

@@ -37,6 +37,8 @@
 
 @protocol AneRequest <NSObject>
 - (BOOL)validate;
+- (NSArray *)inputArray;
+- (NSArray *)outputArray;
 @end
 
 @protocol AneRequestClass
@@ -78,7 +80,7 @@ typedef struct {
     int (*surface_unlock)(void *surface, uint32_t options, uint32_t *seed);
     void *(*surface_base)(void *surface);
     size_t (*surface_bytes)(void *surface);
-    int64_t compiles, compile_failures, loads, loaded, evals;
+    int64_t compiles, compile_failures, loads, loaded, evals, evals_retried;
     int64_t compile_limit, reserved;
     AneProgram *programs; /* every live program, by identity */
 } AneEngine;

@@ -134,7 +134,8 @@ const char *ane_prog_identity(const AneProgram *p);
 int ane_request_make(AneProgram *p, const AneKernelDef *k, AneSurface *const *inputs, AneSurface *const *outputs, void **out,
                      AneError *err);
 void ane_request_free(void *request);
-int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, AneError *err);
+/* *retried (may be NULL) is set when the engine cancelled the evaluation and it was tried again. */
+int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, bool *retried, AneError *err);
 
 /* Compile budget: reserve a whole set before its first compile, give back what was not used. */
 int ane_budget_reserve(int64_t n, AneError *err);

@@ -726,7 +726,7 @@ int ane_program_eval(AneHandle program, const AneHandle *inputs, int32_t n_input
             drop_request(r);
     }
     if (status == ANE_OK)
-        status = ane_prog_eval(r->program, r->request, qos, err);
+        status = ane_prog_eval(r->program, r->request, qos, NULL, err);
     return done(r, status);
 }
 

@@ -397,9 +397,18 @@ static AneGeneration *building_locked(const AneSched *s) {
     return s->offered && s->offered->running ? s->offered : NULL;
 }
 
-static void count_eval(AneSched *s, uint64_t ns, bool compiling) {
+void ane_sched_count_retry(AneSched *s, bool retried) {
+    if (!retried)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->now.evals_retried++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void count_eval(AneSched *s, uint64_t ns, bool compiling, bool retried) {
     pthread_mutex_lock(&s->lock);
     s->now.evals++;
+    s->now.evals_retried += retried;
     s->background.evals--;
     ane_samples_add(compiling ? &s->compiling : &s->idle, ns);
     AneGeneration *built = building_locked(s);
@@ -432,11 +441,12 @@ int ane_sched_eval(AneHandle sched, const int32_t *kernels, int32_t n_kernels, A
             status = ane_error_set(err, ANE_E_ARG, "kernel %d of %d", k, s->n_kernels);
             break;
         }
-        bool compiling = compiling_now(s);
+        bool compiling = compiling_now(s), retried = false;
         uint64_t begin = ane_now_ns();
-        status = ane_prog_eval(gen->programs[s->kernels[k].program], gen->requests[k], s->options.foreground_qos, err);
+        status = ane_prog_eval(gen->programs[s->kernels[k].program], gen->requests[k], s->options.foreground_qos,
+                               &retried, err);
         uint64_t end = ane_now_ns();
-        count_eval(s, end - begin, compiling);
+        count_eval(s, end - begin, compiling, retried);
         ane_trace_add(&s->trace, ANE_EV_EVAL, k, gen->version, begin, end);
         if (status != ANE_OK && err)
             err->kernel = k;

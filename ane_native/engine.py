@@ -151,8 +151,8 @@ class Engine:
 
         Returns:
             ``name``, ``path``, ``software``, ``chip``, ``gcd``, ``engine_count``, ``core_count``,
-            ``compiles``, ``compile_failures``, ``loads``, ``loaded``, ``evals``,
-            ``compile_limit`` (None: no limit); for softane also ``version``, ``profile``, ``timing``,
+            ``compiles``, ``compile_failures``, ``loads``, ``loaded``, ``evals``, ``evals_retried``
+            (cancelled by the engine, status 0x12, and tried again), ``compile_limit`` (None: no limit); for softane also ``version``, ``profile``, ``timing``,
             ``numerics``, ``blas`` and ``isa``.
         """
         c = _native.core()
@@ -173,6 +173,7 @@ class Engine:
             "loads",
             "loaded",
             "evals",
+            "evals_retried",
         ):
             made[key] = int(getattr(out, key))
         made["compile_limit"] = int(out.compile_limit) or None

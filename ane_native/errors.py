@@ -63,6 +63,16 @@ class CompileError(EngineError):
     column: int | None = None
 
 
+class CancelledError(EngineError):
+    """The engine cancelled an evaluation (status 0x12), and its repetition as well.
+
+    Reported from macOS 27, where an evaluation meets an engine that powers down. Weights, programs
+    and inputs are as before: the evaluation can be asked for again. Outputs are not to be read. An
+    evaluation with a surface that is input and output at once is not repeated: that surface may hold
+    a part of the results.
+    """
+
+
 class BindError(EngineError):
     """Symbols or layout of a loaded program differ from the declared ports."""
 
@@ -190,6 +200,7 @@ def from_status(
         lib.ANE_E_SILENT: SilentEngineError,
         lib.ANE_E_COMPILE: CompileError,
         lib.ANE_E_BIND: BindError,
+        lib.ANE_E_CANCELLED: CancelledError,
         lib.ANE_E_CANARY: CanaryError,
         lib.ANE_E_IO: StagingError,
     }

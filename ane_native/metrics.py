@@ -167,6 +167,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         "load_ms_total": math.fsum(_values(batches, "load_ms")),
         "canary_ms_total": math.fsum(_values(batches, "canary_ms")),
         "evals": int(sum(_values(batches, "evals"))),
+        "evals_retried": int(sum(_values(batches, "evals_retried"))),
         "evals_during_compile": int(sum(_values(batches, "evals_during_compile"))),
         "micro_steps_during_compile": int(sum(_values(batches, "micro_steps_during_compile"))),
         "eval_idle_p50_ms": percentile(_values(batches, "eval_idle_p50_ms"), 50),
@@ -241,7 +242,7 @@ def summary_rows(s: Record, extra: Sequence[tuple[str, str]] = ()) -> list[tuple
         (
             "evaluation",
             f"p50 {idle[0]} ms with no compile running, {busy[0]} ms beside one "
-            f"(p99 {idle[1]} and {busy[1]})",
+            f"(p99 {idle[1]} and {busy[1]}); {s['evals_retried']} cancelled and tried again",
         ),
         (
             "programs",

@@ -41,6 +41,8 @@ class BatchStats:
         workers: what the compile workers have done so far, None without them.
         evals_during_compile, micro_steps_during_compile: that ended while it compiled.
         evals, micro_steps: of the batch.
+        evals_retried: of the batch, canaries included: cancelled by the engine (status 0x12) and
+            tried again.
         batch_ms: from the end of the last boundary to the end of this one.
         eval_idle_p50_ms, …_p90_ms, …_p99_ms: latency of evaluations that began with no compile
             running; None when there was none.
@@ -84,6 +86,7 @@ class BatchStats:
     evals_during_compile: int
     micro_steps_during_compile: int
     evals: int
+    evals_retried: int
     micro_steps: int
     batch_ms: float
     eval_idle_p50_ms: float | None
@@ -179,6 +182,7 @@ def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | No
         evals_during_compile=int(out.evals_during_compile),
         micro_steps_during_compile=int(out.micro_steps_during_compile),
         evals=int(out.evals),
+        evals_retried=int(out.evals_retried),
         micro_steps=int(out.micro_steps),
         batch_ms=ms(out.batch_ns),
         updates=int(out.updates),

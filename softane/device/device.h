@@ -347,6 +347,7 @@ typedef struct {
     const char *identity;   /* key in the store */
     const char *directory;  /* holds the source and its weights; NULL: load by identity only */
     const char *file;       /* source inside directory; NULL = "model.mil" */
+    const char *staging;    /* where the files of a program being loaded lie, also when load reads none; NULL: nowhere */
     const char *model_type; /* "kANEFModelMIL", …; NULL: the option is missing */
     bool replace;           /* compile although the identity is known */
 } SaSource;
@@ -357,7 +358,7 @@ typedef struct SaLoaded {
     SaEntry *entry;       /* pinned while users > 0 */
     uint64_t handle;
     bool listed;          /* device lock */
-    char *staging;        /* directory it was loaded from; NULL unless staging_evals is set */
+    char *staging;        /* its directory, if there was one at load; NULL unless staging_evals is set */
     atomic_uint orphaned; /* evaluations since that has gone */
     struct SaLoaded *next;
 } SaLoaded;

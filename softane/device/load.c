@@ -6,6 +6,7 @@
  * the slot, as on the real engine. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "compile.h"
 
@@ -105,6 +106,11 @@ static bool obtain(const SaSource *src, SaEntry **entry, uint64_t *start, SaAnsw
     return done;
 }
 
+static bool is_directory(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 static bool load(const SaSource *src, SaLoaded **loaded, SaAnswer *out) {
     SaDevice *d = sa_device();
     SaError why = {.code = SA_OK};
@@ -122,8 +128,8 @@ static bool load(const SaSource *src, SaLoaded **loaded, SaAnswer *out) {
         return sa_answer_load(out, LOAD_TOO_MUCH, &why);
     }
     l->entry = entry;
-    if (src->directory && sa_setting(SA_SET_STAGING_EVALS) != SA_STAGING_OFF)
-        l->staging = strdup(src->directory); /* NULL only loses a quirk */
+    if (src->staging && sa_setting(SA_SET_STAGING_EVALS) != SA_STAGING_OFF && is_directory(src->staging))
+        l->staging = strdup(src->staging); /* NULL only loses a quirk */
     atomic_store(&l->users, 1);
     atomic_store(&l->holders, 2); /* the device's list and the caller */
     if (admit(d, l, &why) != SA_OK) {

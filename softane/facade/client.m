@@ -33,6 +33,7 @@ static SaSource source_of(_ANEModel *m, NSDictionary *options) {
     return (SaSource){
         .identity = hash ? hash : [identity_of_url(m) UTF8String],
         .directory = cached || ![m modelURL] ? NULL : [[[m modelURL] path] fileSystemRepresentation],
+        .staging = [m modelURL] ? [[[m modelURL] path] fileSystemRepresentation] : NULL,
         .file = text_option(options, OPTION_SOURCE),
         .model_type = text_option(options, OPTION_TYPE),
         .replace = hash == NULL,

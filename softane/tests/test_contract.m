@@ -104,6 +104,23 @@ static void deleted_staging_is_missed_later(void) { /* 11 */
         CHECK(![m evaluateWithQoS:21 options:none() request:r error:&e] && says(e, @"", 8, @"statusType=0x9: Program Inference error"));
     }
     CHECK(unload(m));
+    /* The same when load reads nothing, because the program was compiled before: the daemon has it from there. */
+    CHECK(set("staging_evals", "2"));
+    m = staged(mul_text, blob(HALF_2));
+    CHECK(compile(m) && load(m));
+    for (int i = 0; i < 5; i++)
+        CHECK(eval(m, r)); /* nothing has gone */
+    drop_files(m);
+    CHECK(eval(m, r) && eval(m, r) && !eval(m, r));
+    CHECK(unload(m));
+    /* Where there was no directory, none can be missed (9). */
+    m = staged(mul_text, blob(HALF_2));
+    CHECK(compile(m));
+    drop_files(m);
+    CHECK(load(m));
+    for (int i = 0; i < 5; i++)
+        CHECK(eval(m, r));
+    CHECK(unload(m));
     CHECK(set("staging_evals", NULL));
     m = staged(mul_text, blob(HALF_2));
     CHECK(load(m));

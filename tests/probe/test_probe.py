@@ -72,6 +72,9 @@ def test_what_differs_between_engines_is_seen(monkeypatch: pytest.MonkeyPatch) -
     assert one(made("symbol-order"), True)["values"]["by_name"] is False
     monkeypatch.delenv("SOFTANE_ORDER")
     assert one(made("staging"), True)["values"]["evals"] is None
+    monkeypatch.setenv("SOFTANE_STAGING_EVALS", "3")
+    missed = one(made("staging"), True)["values"]
+    assert (missed["evals"], missed["form"]["code"]) == (3, 8)
     plain = one(made("numerics"), True)["values"]["rows"]
     assert plain["dot 32704"] != "inf"
     assert plain["dot 32768"] == "inf"
