@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* _core_set.c - what a scheduler knows from its making to its end: the sources of
  * the programs, the kernels and their programs, one surface for each port. A wired
- * input has none of its own: it is the output it is wired to. */
+ * input has none of its own: it is the output, or the other input, it is wired to. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,17 +81,37 @@ static int make_port(AneSched *s, const AnePortDef *port, AneSurface *source, An
 }
 
 static int check_wire(const AneSched *s, const AneWire *w, AneError *err) {
-    if (w->from < 0 || w->from >= s->n_kernels || w->to < 0 || w->to >= s->n_kernels || w->output < 0 ||
-        w->output >= s->kernels[w->from].n_outputs || w->input < 0 || w->input >= s->kernels[w->to].n_inputs)
+    bool inside = w->from >= 0 && w->from < s->n_kernels && w->to >= 0 && w->to < s->n_kernels && w->output >= 0 && w->input >= 0;
+    inside = inside && w->output < (w->shared ? s->kernels[w->from].n_inputs : s->kernels[w->from].n_outputs);
+    if (!inside || w->input >= s->kernels[w->to].n_inputs)
         return ane_error_set(err, ANE_E_ARG, "a wire names a kernel or port that does not exist");
     AneSurfaceInfo a, b;
-    const AnePortDef *from = &s->kernels[w->from].outputs[w->output], *to = &s->kernels[w->to].inputs[w->input];
+    const AnePortDef *side = w->shared ? s->kernels[w->from].inputs : s->kernels[w->from].outputs;
+    const AnePortDef *from = &side[w->output], *to = &s->kernels[w->to].inputs[w->input];
     ane_port_layout(from, &a);
     ane_port_layout(to, &b);
     if (a.dtype != b.dtype || a.n != b.n || a.c != b.c || a.h != b.h || a.w != b.w)
         return ane_error_set(err, ANE_E_ARG, "wire %s.%s -> %s.%s: shapes or dtypes differ", s->kernels[w->from].name, from->name,
                              s->kernels[w->to].name, to->name);
     return ANE_OK;
+}
+
+/* Give the wire's target the surface of its source; an input that is shared gets one here. */
+static int make_wire(AneSched *s, const AneWire *w, AneError *err) {
+    int status = check_wire(s, w, err);
+    if (status != ANE_OK)
+        return status;
+    const AneKernel *from = &s->kernels[w->from], *to = &s->kernels[w->to];
+    if (s->inputs[w->to][w->input])
+        return ane_error_set(err, ANE_E_ARG, "input '%s' of kernel '%s' is wired twice", to->inputs[w->input].name, to->name);
+    if (w->shared && w->from == w->to && w->output == w->input)
+        return ane_error_set(err, ANE_E_ARG, "input '%s' of kernel '%s' is wired to itself", to->inputs[w->input].name, to->name);
+    if (w->shared && !s->inputs[w->from][w->output])
+        status = make_port(s, &from->inputs[w->output], NULL, &s->inputs[w->from][w->output], &s->input_handles[w->from][w->output], err);
+    if (status != ANE_OK)
+        return status;
+    AneSurface *source = w->shared ? s->inputs[w->from][w->output] : s->outputs[w->from][w->output];
+    return make_port(s, NULL, source, &s->inputs[w->to][w->input], &s->input_handles[w->to][w->input], err);
 }
 
 static int make_surfaces(AneSched *s, const AneWire *wires, int32_t n_wires, AneError *err) {
@@ -116,18 +136,14 @@ static int make_surfaces(AneSched *s, const AneWire *wires, int32_t n_wires, Ane
                 return status;
         }
     }
-    for (int32_t w = 0; w < n_wires; w++) {
-        int status = check_wire(s, &wires[w], err);
-        if (status != ANE_OK)
-            return status;
-        if (s->inputs[wires[w].to][wires[w].input])
-            return ane_error_set(err, ANE_E_ARG, "input '%s' of kernel '%s' is wired twice",
-                                 s->kernels[wires[w].to].inputs[wires[w].input].name, s->kernels[wires[w].to].name);
-        status = make_port(s, NULL, s->outputs[wires[w].from][wires[w].output], &s->inputs[wires[w].to][wires[w].input],
-                           &s->input_handles[wires[w].to][wires[w].input], err);
-        if (status != ANE_OK)
-            return status;
-    }
+    for (int shared = 0; shared < 2; shared++) /* inputs of inputs last: their sources have surfaces by then */
+        for (int32_t w = 0; w < n_wires; w++) {
+            if ((wires[w].shared != 0) != (shared != 0))
+                continue;
+            int status = make_wire(s, &wires[w], err);
+            if (status != ANE_OK)
+                return status;
+        }
     for (int32_t k = 0; k < s->n_kernels; k++)
         for (int32_t i = 0; i < s->kernels[k].n_inputs; i++) {
             if (s->inputs[k][i])

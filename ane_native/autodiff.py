@@ -8,19 +8,19 @@ See docs/BUILDER.md for the steps. What comes out is described by :class:`Differ
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from ane_native.autodiff_rules import NOT_DIFFERENTIABLE, RULES, ZERO, Back, NotDifferentiable
-from ane_native.mil import Graph, MilText, Statement, Value
+from ane_native.mil import Graph, MilText, Statement, Value, label
 from ane_native.mil_ops import Shape
 from ane_native.mil_rules import Window, window
 
-__all__ = ["Differentiated", "NotDifferentiable", "Port", "Product", "differentiate"]
+__all__ = ["Differentiated", "NotDifferentiable", "Port", "Product", "differentiate", "label"]
 
 FLOATS = ("fp16", "fp32")
+At = TypeVar("At")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(Generic[At]):
     """A weight gradient that the CPU sums from surfaces after the backward kernel.
 
     Attributes:
@@ -40,7 +40,8 @@ class Product:
         transposed: the use was baked transposed, so the product is too.
         kind: ``conv``, ``linear``, ``left`` (weight @ x), ``right`` (x @ weight): dw = dy xᵀ;
             ``sum``: dw = sign * dy * x summed over broadcast axes; ``value``: dy is dw.
-        dy: gradient of the product's result. x: what the weight was applied to, or None.
+        dy: where the gradient of the product's result is: a :class:`Port`, or a value of the
+            joint graph while ports have no names yet. x: what the weight was applied to, or None.
         shape: of the weight as the operation saw it.
         window, groups: of a convolution.
         sign: -1 for the second operand of ``sub``.
@@ -49,8 +50,8 @@ class Product:
     weight: str
     transposed: bool
     kind: Literal["conv", "linear", "left", "right", "sum", "value"]
-    dy: Port
-    x: Port | None
+    dy: At
+    x: At | None
     shape: Shape
     window: Window | None = None
     groups: int = 1
@@ -82,7 +83,7 @@ class Differentiated:
     copies: dict[str, str]
     adjoints: dict[str, str]
     gradients: dict[str, Port]
-    products: tuple[Product, ...]
+    products: tuple[Product[Port], ...]
     tap_bytes: int
     recomputed: int
 
@@ -126,21 +127,6 @@ def _need(g: Graph, v: Value, at: dict[Value, Value]) -> None:
 # =============================== Reverse mode ===================================
 
 
-@dataclass(eq=False)
-class _Sum:
-    """A product before ports have names; values are of the joint graph."""
-
-    weight: str
-    transposed: bool
-    kind: Literal["conv", "linear", "left", "right", "sum", "value"]
-    dy: Value
-    x: Value | None
-    shape: Shape
-    window: Window | None = None
-    groups: int = 1
-    sign: float = 1.0
-
-
 class _Joint:
     """Forward and adjoints in one graph."""
 
@@ -161,7 +147,7 @@ class _Joint:
         self.names = self._wanted(wrt)
         self.varies = self._varying()
         self.adjoint: dict[Value, Value] = {}
-        self.sums: list[_Sum] = []
+        self.sums: list[Product[Value]] = []
         self.seeds: dict[Value, Value] = {}
 
     def _wanted(self, wrt: Sequence[str] | None) -> set[str]:
@@ -231,7 +217,7 @@ class _Joint:
             found = self.g.weight_source(v)
             if found is None or not self.is_wanted(v) or (x is not None and x.is_constant):
                 return
-            self.sums.append(_Sum(found[0], found[1], kind, dy, x, v.shape, **more))  # type: ignore[arg-type]
+            self.sums.append(Product(found[0], found[1], kind, dy, x, v.shape, **more))  # type: ignore[arg-type]
             done.add(v)
 
         values = {k: v for k, v in s.operands.items() if isinstance(v, Value)}
@@ -256,11 +242,6 @@ class _Joint:
                 if v not in done:
                     note(v, "sum", other if s.op == "mul" else None, sign=sign)
         return done
-
-
-def label(v: Value) -> str:
-    """What a port was declared as: its name without ``i00_``."""
-    return v.name[4:] if re.match(r"[io][0-9]{2}_", v.name) else v.name.lower()
 
 
 def _input(g: Graph, name: str, v: Value) -> Value:
@@ -379,7 +360,7 @@ def differentiate(
         found = joint.g.weight_source(v) if s.op == "const" else None
         if found is not None and v in joint.adjoint:
             made = joint.adjoint[v]
-            joint.sums.append(_Sum(found[0], found[1], "value", made, None, v.shape))
+            joint.sums.append(Product(found[0], found[1], "value", made, None, v.shape))
     reached = {m.weight for m in joint.sums} | {name for name, _ in results}
     missing = sorted(joint.names - reached)
     if missing:
@@ -463,13 +444,11 @@ def _emit(
         return Port("backward", there.name)
 
     gradients = {name: surface(v, f"d{name}") for name, v in results}
-    products = []
+    products: list[Product[Port]] = []
     for i, m in enumerate(joint.sums):
         dy = surface(m.dy, f"dy{i}")
         x = None if m.x is None else surface(m.x, f"x{i}")
-        products.append(
-            Product(m.weight, m.transposed, m.kind, dy, x, m.shape, m.window, m.groups, m.sign)
-        )
+        products.append(cast("Product[Port]", replace(cast(Any, m), dy=dy, x=x)))
     if not bwd.outputs:  # everything is on surfaces already: a kernel must put out something
         bwd.output("none", bwd.identity(bwd.inputs[0]))
     alive = bwd.live()

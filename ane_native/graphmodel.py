@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ane_native import autodiff, cpu
 from ane_native.kernel import Kernel, KernelSet
-from ane_native.mil import Graph
+from ane_native.mil import Graph, label
 from ane_native.scheduler import DoubleBufferedTrainer
 
 __all__ = ["GraphModel", "GraphStep", "differentiate"]
 
 Float = npt.NDArray[np.float32]
 Half = npt.NDArray[np.float16]
+PortProduct: TypeAlias = "autodiff.Product[autodiff.Port]"
 
 
 class GraphModel:
@@ -77,7 +78,7 @@ class GraphStep:
         parts = model.parts
         self._inputs = [v.name for v in parts.forward_graph.inputs]
         count = len(parts.forward_graph.outputs) - sum(
-            v.name[4:].startswith("tap") for v in parts.forward_graph.outputs
+            label(v).startswith("tap") for v in parts.forward_graph.outputs
         )
         self._outputs = [v.name for v in parts.forward_graph.outputs[:count]]
         for p in parts.products:
@@ -164,13 +165,13 @@ class GraphStep:
             waves = {name: queue for name, queue in waves.items() if queue}
 
 
-def _add(dw: Float, value: Any, p: autodiff.Product) -> None:
+def _add(dw: Float, value: Any, p: PortProduct) -> None:
     if p.transposed:
         value = value.reshape(p.shape[0], -1).T
     dw += value.reshape(dw.shape)
 
 
-def summed(p: autodiff.Product, dy: Any, x: Any) -> Any:
+def summed(p: PortProduct, dy: Any, x: Any) -> Any:
     """dw of a weight that was added or multiplied, in float32."""
     value = dy.astype(np.float32) * np.float32(p.sign)
     if x is not None:
@@ -182,7 +183,7 @@ def summed(p: autodiff.Product, dy: Any, x: Any) -> Any:
     return value.sum(axis=axes, keepdims=True) if axes else value
 
 
-def _columns(p: autodiff.Product, x: Any) -> Any:
+def _columns(p: PortProduct, x: Any) -> Any:
     """x [N, C, *S] -> [C, *kernel, N, *S']: the elements every tap of the kernel meets."""
     w = p.window
     assert w is not None
@@ -199,7 +200,7 @@ def _columns(p: autodiff.Product, x: Any) -> Any:
     return stacked.reshape(x.shape[1], *w.kernel, *stacked.shape[2:])
 
 
-def matrices(p: autodiff.Product, dy: Any, x: Any) -> tuple[Half, Half]:
+def matrices(p: PortProduct, dy: Any, x: Any) -> tuple[Half, Half]:
     """[rows, T] and [cols, T] fp16 with dw = rows colsᵀ."""
 
     def lead(v: Any, axis: int) -> Half:
@@ -220,7 +221,7 @@ def matrices(p: autodiff.Product, dy: Any, x: Any) -> tuple[Half, Half]:
     return lead(x, x.ndim - 1), lead(dy, dy.ndim - 1)
 
 
-def grouped(p: autodiff.Product, dy: Any, x: Any) -> Any:
+def grouped(p: PortProduct, dy: Any, x: Any) -> Any:
     """dw of a grouped convolution, in float32 or better."""
     kind = np.result_type(x, np.float32)
     columns = _columns(p, x).astype(kind)

@@ -156,7 +156,8 @@ class KernelSet:
     Args:
         kernels: unique names.
         wires: ``{"ffn.i00_x": "attn.o00_y"}``: the input of one kernel is the output of another,
-            in the same memory. An output may feed any number of inputs.
+            in the same memory. An output may feed any number of inputs. The source may be an
+            input, too: both kernels then read what is written once; it must not be wired itself.
         frozen: names of weights that are the same in every version. Kernels that bake only
             such weights are packed apart, so that their programs stay loaded. A promise, not
             checked; without it they cost a compile with each update.
@@ -183,13 +184,15 @@ class KernelSet:
             if kernel.name in self.index:
                 raise ValueError(f"two kernels are named {kernel.name!r}")
             self.index[kernel.name] = i
-        self.wires: list[tuple[int, int, int, int]] = []
+        self.wires: list[tuple[int, int, int, int, int]] = []
         for to, source in (wires or {}).items():
             to_kernel, to_output, to_port = self._locate(to)
             from_kernel, from_output, from_port = self._locate(source)
-            if to_output or not from_output:
-                raise ValueError(f"wire {source!r} -> {to!r}: expected an output and an input")
-            self.wires.append((from_kernel, from_port, to_kernel, to_port))
+            if to_output:
+                raise ValueError(f"wire {source!r} -> {to!r}: expected an input at its end")
+            if not from_output and source in (wires or {}):
+                raise ValueError(f"wire {source!r} -> {to!r}: its source is wired itself")
+            self.wires.append((from_kernel, from_port, to_kernel, to_port, int(not from_output)))
         self.weight_names: tuple[str, ...] = tuple(
             dict.fromkeys(
                 w.name for k in self.kernels for w in k.weights.values() if isinstance(w, Weight)

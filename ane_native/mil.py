@@ -17,7 +17,8 @@ accept (maderix/ANE, mechramc/Orion, sbryngelson/ANEForge):
 * Operands are identifiers: each bool, integer and string becomes a named constant
   (mechramc/Orion README: literals are refused), written once however often it is used.
 * Symbols are bound in the order of their names, not in the order of declaration, so ports
-  are called ``i00_x``, ``i01_y``, ``o00_z``: both orders are then the same.
+  are called ``i00_x``, ``i01_y``, ``o00_z`` (and ``ix0100_x`` after the first hundred): both
+  orders are then the same.
 * A result nobody needs is refused by the compiler when it is returned (Orion), so
   operations no output depends on are left out.
 
@@ -38,28 +39,38 @@ Example:
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ane_native import mil_blob, mil_calls
+from ane_native import mil_calls
 from ane_native.mil_calls import *  # noqa: F403
+from ane_native.mil_literal import (
+    checked_constant,
+    checked_fp16,
+    checked_int32,
+    default_of,
+    literal_text,
+    number_dtype,
+)
 from ane_native.mil_ops import DEEP_RANK, DTYPES, Call, Rule, Shape, Type, checked_shape
 from ane_native.mil_rules import RULES as MATH_RULES
 from ane_native.mil_rules import binary, compare, reduce, same
 from ane_native.mil_rules_shape import RULES as SHAPE_RULES
 from ane_native.mil_table import TABLE as OPS
 from ane_native.mil_table import OperandRow, OpRow
+from ane_native.mil_text import (
+    DIALECTS,
+    Dialect,
+    MilText,
+    Statement,
+    Text,
+    WeightSource,
+)
 from ane_native.mil_value import Operand, Value
-
-if TYPE_CHECKING:
-    from ane_native.kernel import Weight
 
 __all__ = [
     "OPS",
@@ -71,15 +82,10 @@ __all__ = [
     "Statement",
     "Type",
     "Value",
+    "label",
     "parse",
 ]
 __all__ += mil_calls.__all__
-
-Dialect: TypeAlias = Literal["A", "B"]
-WeightSource: TypeAlias = "str | Weight | npt.NDArray[Any]"
-
-BLOB_OFFSET = 64  # of the first blob's metadata; 128 reads garbage: mechramc/Orion issue 8
-FP16_MAX = 65504.0
 
 
 def _rule(op: str, row: OpRow) -> Rule:
@@ -95,159 +101,13 @@ def _rule(op: str, row: OpRow) -> Rule:
 
 _RULES: dict[str, Rule] = {op: _rule(op, row) for op, row in OPS.items()}
 
-# =============================== Results ========================================
-
-
-@dataclass(frozen=True)
-class MilText:
-    """A finished function, ready to become a :class:`ane_native.kernel.Kernel`.
-
-    Attributes:
-        text: the MIL program.
-        inputs: port name -> shape, in declared order (which is ASCII order). All fp16.
-        outputs: likewise.
-        weights: blob path -> name of the weight, a :class:`ane_native.kernel.Weight`, or a
-            constant float16 array of the declared shape.
-        operations: how many operations the text has, constants not counted.
-    """
-
-    text: str
-    inputs: dict[str, Shape]
-    outputs: dict[str, Shape]
-    weights: dict[str, WeightSource]
-    operations: int
-    blobs: dict[str, tuple[Type, int]] = field(default_factory=dict)
-
-    def save(self, folder: str | os.PathLike[str], weights: Mapping[str, npt.NDArray[Any]]) -> Path:
-        """Write ``model.mil`` and the blob files beside it, as compilers read them.
-
-        Args:
-            folder: made when it is not there.
-            weights: name -> array of every named weight; rounded to fp16 as the bake does.
-
-        Returns:
-            Path of the text.
-
-        Raises:
-            ValueError: a weight is missing or has another size.
-        """
-        root = Path(folder)
-        root.mkdir(parents=True, exist_ok=True)
-        for path, source in self.weights.items():
-            type_, _ = self.blobs[path]
-            array = _baked(source, type_, weights)
-            target = root / path.removeprefix("@model_path/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            mil_blob.write(target, [(type_.dtype, array)])
-        text = root / "model.mil"
-        text.write_text(self.text, encoding="utf-8")
-        return text
-
-
-def _baked(
-    source: WeightSource, type_: Type, weights: Mapping[str, npt.NDArray[Any]]
-) -> npt.NDArray[Any]:
-    """The elements of a blob, in the dtype of its constant."""
-    if isinstance(source, np.ndarray):
-        array = source
-    else:
-        name = source if isinstance(source, str) else source.name
-        if name not in weights:
-            raise ValueError(f"weight {name!r} is not among the {len(weights)} given")
-        array = np.asarray(weights[name])
-        if not isinstance(source, str) and source.transpose:
-            array = array.reshape(array.shape[0], -1).T
-    if array.size != type_.count:
-        raise ValueError(f"expected {type_.count} elements for {type_}, got {array.size}")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, DTYPES[type_.dtype]).reshape(type_.shape)
-
-
-# =============================== Dialects =======================================
-
-
-@dataclass(frozen=True)
-class _Dialect:
-    """How one dialect spells the head of a program and its scalars."""
-
-    head: str
-    target: str
-    scalar: str  # format of a scalar type, {} = dtype
-
-
-_DIALECTS = {
-    "A": _Dialect(
-        head=(
-            "program(1.3)\n"
-            "[buildInfo = dict<string, string>({"
-            '{"coremlc-component-MIL", "3510.2.1"}, {"coremlc-version", "3505.4.1"}, '
-            '{"coremltools-component-milinternal", ""}, {"coremltools-version", "9.0"}})]\n'
-        ),
-        target="ios18",
-        scalar="{}",
-    ),
-    "B": _Dialect(
-        head=(
-            "program(1.0)\n"
-            "[buildInfo = dict<tensor<string, []>, tensor<string, []>>({"
-            '{"coremlc-version", "3505.4.1"}})]\n'
-        ),
-        target="ios16",
-        scalar="tensor<{}, []>",
-    ),
-}
-
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
-_PORT = re.compile(r"[io][0-9]{2}_")
+_PORT = re.compile(r"[io](?:[0-9]{2}|x[0-9]{4})_")
 _WORD = re.compile(
     "fp16|fp32|u?int(8|16|32|64)|bool|string|tensor|dict|program|func|const|main|true|false"
 )
 
 # =============================== The writer =====================================
-
-
-@dataclass(eq=False)
-class Statement:
-    """``TYPE name = op(operands)[name=…]``, of several results for some operations.
-
-    Attributes:
-        op: the operation, or ``"const"``.
-        results: what it makes.
-        operands: key -> value, or tuple of values, in the order of the text.
-        params: the operands that are constants of Python, by key.
-        literal: of a const without a file: Python scalar, text or array.
-        blob: of a const from a file: its path; ``offset`` is that of its metadata.
-        source: what is baked into that file.
-        attributes: keys of operands written as attributes, behind the parentheses.
-    """
-
-    op: str
-    results: tuple[Value, ...]
-    operands: dict[str, Value | tuple[Value, ...]] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
-    literal: Any = None
-    blob: str | None = None
-    offset: int = BLOB_OFFSET
-    source: Any = None
-    attributes: frozenset[str] = frozenset()
-
-    @property
-    def is_constant(self) -> bool:
-        """A const, or a compressed constant."""
-        return self.op == "const" or OPS[self.op].constexpr
-
-    def tensors(self) -> list[Value]:
-        """All operands that are values, constants of Python among them."""
-        flat: list[Value] = []
-        for operand in self.operands.values():
-            flat.extend(operand if isinstance(operand, tuple) else (operand,))
-        return flat
-
-    def value(self, key: str) -> Value:
-        """The single operand `key`."""
-        found = self.operands[key]
-        assert isinstance(found, Value)
-        return found
 
 
 class Graph(mil_calls.Operations):
@@ -270,11 +130,11 @@ class Graph(mil_calls.Operations):
     """
 
     def __init__(self, dialect: Dialect = "A", *, allow_refused: bool = False) -> None:
-        if dialect not in _DIALECTS:
+        if dialect not in DIALECTS:
             raise ValueError(f"dialect: expected 'A' or 'B', got {dialect!r}")
         self.dialect: Dialect = dialect
         self.allow_refused = allow_refused
-        self.function_name, self.target = "main", _DIALECTS[dialect].target
+        self.function_name, self.target = "main", DIALECTS[dialect].target
         self._names: set[str] = set()
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
@@ -340,9 +200,9 @@ class Graph(mil_calls.Operations):
         if isinstance(value, bool):
             return self._constant(Type("bool", ()), value)
         if isinstance(value, int) and dtype in (None, "int32"):
-            return self._constant(Type("int32", ()), _checked_int32(value))
+            return self._constant(Type("int32", ()), checked_int32(value))
         if isinstance(value, float) and dtype in (None, "fp16"):
-            return self._constant(Type("fp16", ()), _checked_fp16(value))
+            return self._constant(Type("fp16", ()), checked_fp16(value))
         array = np.asarray(value)
         if dtype is None:
             kinds = {"f": "fp16", "i": "int32", "u": "int32", "b": "bool"}
@@ -353,9 +213,9 @@ class Graph(mil_calls.Operations):
             raise TypeError(f"const: expected numbers or bools, got {array.dtype}")
         flat: tuple[Any, ...]
         if dtype == "fp16":
-            flat = tuple(_checked_fp16(float(v)) for v in array.reshape(-1))
+            flat = tuple(checked_fp16(float(v)) for v in array.reshape(-1))
         elif dtype == "int32":
-            flat = tuple(_checked_int32(v) for v in array.reshape(-1))
+            flat = tuple(checked_int32(v) for v in array.reshape(-1))
         else:
             flat = tuple(v.item() for v in array.astype(DTYPES[dtype]).reshape(-1))
         if not array.shape:
@@ -479,9 +339,9 @@ class Graph(mil_calls.Operations):
         for value in self.inputs:
             if value not in live:
                 raise ValueError(f"build: input {value.name!r}: no output depends on it")
-        spelling = _DIALECTS[dialect or self.dialect]
+        spelling = DIALECTS[dialect or self.dialect]
         kept = [s for s in self.statements if any(v in live for v in s.results)]
-        text = _Text(spelling, kept)
+        text = Text(spelling, kept)
         target = self.target if dialect in (None, self.dialect) else spelling.target
         body = text.function(self.function_name, target, self.inputs, self.outputs)
         blobs = {s.blob: s for s in kept if s.blob is not None}
@@ -559,7 +419,7 @@ class Graph(mil_calls.Operations):
                 continue
             operands[o.key] = self._operand(call, o, value)
         for o in pending if fill else ():
-            value = _default(call, o)
+            value = default_of(call, o)
             if value is not None:
                 operands[o.key] = self._operand(call, o, value)
         made = _RULES[op](call)
@@ -603,19 +463,19 @@ class Graph(mil_calls.Operations):
                 literal = float(literal)
             elif o.kind in ("INT", "INTS") and value.dtype in ("fp16", "fp32", "bool", "string"):
                 raise TypeError(f"{where}: expected integers, got {value.type}")
-            call.constants[o.key] = _checked_constant(where, o, literal)
+            call.constants[o.key] = checked_constant(where, o, literal)
             if o.kind == "NUMBER":
                 self._check_dtype(call.op, o, value)
                 call.constants[f"{o.key}.dtype"] = value.dtype
             return value
-        call.constants[o.key] = python = _checked_constant(where, o, given)
+        call.constants[o.key] = python = checked_constant(where, o, given)
         if o.kind == "NUMBER":
-            dtype = _number_dtype(python, o)
+            dtype = number_dtype(python, o)
             call.constants[f"{o.key}.dtype"] = dtype
             return self.const(float(python) if dtype == "fp16" else python)
         if o.kind == "FLOAT":
             try:
-                call.constants[o.key] = _checked_fp16(python)
+                call.constants[o.key] = checked_fp16(python)
                 return self.const(python)
             except ValueError:  # 1e-12 is zero in fp16
                 return self.const(np.float32(python), dtype="fp32")
@@ -680,7 +540,7 @@ class Graph(mil_calls.Operations):
     def _constant_name(self, type_: Type, literal: Any) -> str:
         """A readable name: bool_false, str_valid, int32_1_64_1, fp16_0."""
         if type_.dtype == "bool" and not type_.shape:
-            return self._take_name(self._free(f"bool_{_literal(literal)}"))
+            return self._take_name(self._free(f"bool_{literal_text(literal)}"))
         if type_.dtype == "string":
             stem = "str_" + re.sub(r"[^a-z0-9]", "_", literal.lower())
         elif type_.dtype == "int32" and len(type_.shape) < 2 and type_.count <= 16:
@@ -720,9 +580,9 @@ class Graph(mil_calls.Operations):
     def _port_name(self, kind: str, index: int, name: str) -> str:
         if not _IDENTIFIER.fullmatch(name):
             raise ValueError(f"port name: expected [a-z][a-z0-9_]*, got {name!r}")
-        if index > 99:
-            raise ValueError(f"port {name!r}: expected at most 100 of a kind")
-        return f"{kind}{index:02d}_{name}"
+        if index > 9999:
+            raise ValueError(f"port {name!r}: expected at most 10000 of a kind")
+        return f"{kind}{index:02d}_{name}" if index < 100 else f"{kind}x{index:04d}_{name}"
 
     def _add(self, statement: Statement) -> None:
         for value in statement.results:
@@ -734,6 +594,13 @@ class Graph(mil_calls.Operations):
         return (
             f"<Graph of {made} operations, {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
         )
+
+
+def label(port: Value | str) -> str:
+    """What a port was declared as: its name without ``i00_`` (from the 101st on ``ix0100_``)."""
+    name = port if isinstance(port, str) else port.name
+    found = _PORT.match(name)
+    return name[found.end() :] if found else name.lower()
 
 
 Function = Graph  # the older name; MIL's word for what a graph writes
@@ -750,162 +617,3 @@ def parse(text: str) -> dict[str, Graph]:
     from ane_native.mil_parse import parse as read
 
     return read(text)
-
-
-# =============================== Text ===========================================
-
-
-class _Text:
-    """Spells statements in one dialect."""
-
-    def __init__(self, dialect: _Dialect, statements: Sequence[Statement]) -> None:
-        self.dialect = dialect
-        self.statements = statements
-
-    def function(
-        self, name: str, target: str, inputs: Sequence[Value], outputs: Sequence[Value]
-    ) -> str:
-        params = ", ".join(f"{self.type(v.type)} {v.name}" for v in inputs)
-        lines = [f"    func {name}<{target}>({params}) {{"]
-        lines += [f"        {self.const(s)}" for s in self.statements if s.op == "const"]
-        lines += [f"        {self.operation(s)}" for s in self.statements if s.op != "const"]
-        lines += [f"    }} -> ({', '.join(v.name for v in outputs)});"]
-        return "\n".join(lines) + "\n"
-
-    def type(self, type_: Type) -> str:
-        if not type_.shape:
-            return self.dialect.scalar.format(type_.dtype)
-        return f"tensor<{type_.dtype}, [{', '.join(map(str, type_.shape))}]>"
-
-    def scalar(self, dtype: str, literal: str) -> str:
-        return f"{self.dialect.scalar.format(dtype)}({literal})"
-
-    def constant(self, s: Statement) -> str:
-        """TYPE(literal) of a const statement."""
-        type_ = s.results[0].type
-        if s.blob is not None:
-            path = self.scalar("string", f'"{s.blob}"')
-            literal = f"BLOBFILE(path={path}, offset={self.scalar('uint64', str(s.offset))})"
-        elif type_.shape:
-            literal = f"[{', '.join(map(_literal, s.literal))}]"
-        else:
-            literal = _literal(s.literal)
-        return f"{self.type(type_)}({literal})"
-
-    def const(self, s: Statement) -> str:
-        v = s.results[0]
-        name = self.scalar("string", f'"{v.name}"')
-        return f"{self.type(v.type)} {v.name} = const()[name={name}, val={self.constant(s)}];"
-
-    def operation(self, s: Statement) -> str:
-        arguments = ", ".join(
-            f"{key}=({', '.join(v.name for v in operand)})"
-            if isinstance(operand, tuple)
-            else f"{key}={operand.name}"
-            for key, operand in s.operands.items()
-        )
-        name = self.scalar("string", f'"{s.results[0].name}"')
-        results = ", ".join(f"{self.type(v.type)} {v.name}" for v in s.results)
-        return f"{results} = {s.op}({arguments})[name={name}];"
-
-
-# =============================== Literals =======================================
-
-
-def _checked_fp16(value: float) -> float:
-    """`value` rounded to fp16 (nearest even)."""
-    with np.errstate(over="ignore", under="ignore"):
-        half = float(np.float16(value))
-    if not math.isfinite(half) or (half == 0.0) != (value == 0.0):
-        raise ValueError(f"expected a number fp16 can hold (0, 6e-8 to {FP16_MAX:g}), got {value}")
-    return half
-
-
-def _checked_int32(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"const: expected an int, got {type(value).__name__}")
-    if not -(2**31) <= value < 2**31:
-        raise ValueError(f"const: expected an int32, got {value}")
-    return int(value)
-
-
-def _checked_constant(where: str, o: OperandRow, given: Any) -> Any:
-    """A constant operand as plain bool, int, float, str or tuple of them."""
-
-    def is_int(v: Any) -> bool:
-        return isinstance(v, (int, np.integer)) and not isinstance(v, bool)
-
-    def is_number(v: Any) -> bool:
-        return is_int(v) or isinstance(v, (float, np.floating))
-
-    kind = o.kind
-    listed = isinstance(given, (list, tuple, range))
-    if kind == "BOOL" and isinstance(given, (bool, np.bool_)):
-        return bool(given)
-    if kind == "STRING" and isinstance(given, str):
-        if o.choices and given not in o.choices:
-            words = (
-                f"{', '.join(o.choices[:-1])} or {o.choices[-1]}" if o.choices[1:] else o.choices[0]
-            )
-            raise ValueError(f"{where}: expected {words}, got {given!r}")
-        return given
-    if kind == "INT" and is_int(given):
-        return int(given)
-    if kind == "FLOAT" and is_number(given):
-        return float(given)
-    if kind == "NUMBER" and (is_number(given) or isinstance(given, (bool, np.bool_))):
-        return given.item() if isinstance(given, np.generic) else given
-    if kind == "INTS" and listed:
-        if all(is_int(v) for v in given):
-            return tuple(int(v) for v in given)
-        raise TypeError(f"{where}: expected a sequence of int, got {given!r}")
-    if kind == "MASK" and listed and all(isinstance(v, (bool, np.bool_)) for v in given):
-        return tuple(bool(v) for v in given)
-    if (
-        kind == "PAIRS"
-        and listed
-        and all(isinstance(p, (list, tuple)) and len(p) == 2 and all(map(is_int, p)) for p in given)
-    ):
-        return tuple((int(a), int(b)) for a, b in given)
-    words = {
-        "BOOL": "bool",
-        "STRING": "str",
-        "INT": "int",
-        "INTS": "a sequence of int",
-        "FLOAT": "a number",
-        "NUMBER": "a number",
-        "MASK": "a sequence of bool",
-        "PAIRS": "a sequence of pairs of int",
-    }[kind]
-    raise TypeError(f"{where}: expected {words}, got {type(given).__name__}")
-
-
-def _number_dtype(value: Any, o: OperandRow) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    return "int32" if isinstance(value, int) and "int32" in o.dtypes else "fp16"
-
-
-def _default(call: Call, o: OperandRow) -> Any:
-    """What is written for an absent operand, or None."""
-    if o.default in ("1 each", "0 each", "all"):
-        rank = len(call.shape("x"))
-        if o.default == "all":
-            return tuple(range(rank))
-        spatial = rank if call.op == "slice_by_index" else rank - 2
-        n = 2 * spatial if o.key == "pad" else spatial
-        return (int(o.default[0]),) * n if n > 0 else None
-    if o.kind == "FLOAT" and o.default is not None and 0 < math.fabs(o.default) < 2.0**-24:
-        return None
-    return o.default
-
-
-def _literal(value: bool | float | str) -> str:
-    """One element as MIL writes it; fp16 as a decimal that is exact in fp16 and in fp32."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, str):
-        return f'"{value}"'
-    return np.format_float_positional(value, unique=True, trim="0")

@@ -30,7 +30,7 @@ def _parameter(x: Value, name: str, shape: tuple[int, ...], bake: bool) -> Value
     shape = (1, shape[0], 1, shape[1]) if len(shape) == 2 else shape
     port = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     for v in x.graph.inputs:
-        if v.name[4:] == port and v.shape == shape:
+        if mil.label(v) == port and v.shape == shape:
             return v
     return x.graph.input(port, shape)
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ane_native.autodiff_rules import resampling
+from ane_native.autodiff_shape import resampling
 from ane_native.mil import Graph, Statement
 from ane_native.mil_ops import DTYPES
 from ane_native.mil_rules import window

@@ -240,7 +240,7 @@ class DoubleBufferedTrainer:
         self._c = CKernels(kernels.kernels, first, self.packing.sources)
         self._programs = self._c.programs
         counts = c.ffi.new("int64_t[]", [first[n].size for n in self._c.names] or [0])
-        wires = c.ffi.new("AneWire[]", kernels.wires or [(0, 0, 0, 0)])
+        wires = c.ffi.new("AneWire[]", kernels.wires or [(0, 0, 0, 0, 0)])
         options = c.ffi.new("AneSchedOptions *", settings)
         out = c.ffi.new("AneHandle *")
         status = c.lib.ane_sched_create(

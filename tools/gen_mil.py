@@ -10,7 +10,6 @@ the exit status is 1 when a file has drifted. Needs the C compiler and ruff.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -300,24 +299,15 @@ def formatted(text: str, path: Path) -> bytes:
     return subprocess.run(command, input=text.encode(), check=True, stdout=subprocess.PIPE).stdout
 
 
-def main() -> int:
-    """Generate, compare or write."""
-    parser = argparse.ArgumentParser(description="Write the builder's table and methods.")
-    parser.add_argument("--check", action="store_true", help="only compare")
-    args = parser.parse_args()
+def made() -> dict[Path, bytes]:
+    """The files as they should be."""
     all_rows = rows()
-    drifted = 0
-    for name, make in (("mil_table.py", table), ("mil_calls.py", calls)):
-        path = ROOT / "ane_native" / name
-        text = formatted(make(all_rows), path)
-        if path.is_file() and path.read_bytes() == text:
-            continue
-        drifted += 1
-        print(f"{path.relative_to(ROOT)}: {'has drifted' if args.check else 'written'}")
-        if not args.check:
-            path.write_bytes(text)
-    return 1 if args.check and drifted else 0
+    package = ROOT / "ane_native"
+    makers = {package / "mil_table.py": table, package / "mil_calls.py": calls}
+    return {path: formatted(make(all_rows), path) for path, make in makers.items()}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import generated
+
+    sys.exit(generated.main("Write the builder's table and methods.", made))

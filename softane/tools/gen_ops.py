@@ -8,7 +8,6 @@ With --check nothing is written; the exit status is 1 when a file has drifted.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-sys.path[:0] = [str(ROOT / "softane")]
+sys.path[:0] = [str(ROOT / "softane"), str(HERE)]
+import generated
+
 import build
 
 FILES = {ROOT / "docs" / "OPS.md": [], ROOT / "softane" / "fuzz" / "mil.dict": ["--dict"]}
@@ -33,27 +34,17 @@ def build_generator(out: Path) -> Path:
     return program
 
 
-def main() -> int:
-    """Generate, compare or write."""
-    parser = argparse.ArgumentParser(description="Write the reference of operations.")
-    parser.add_argument("--check", action="store_true", help="only compare")
-    args = parser.parse_args()
-    try:
-        program = build_generator(build.default_out())
-    except build.tc.ToolchainError as error:
-        print(error, file=sys.stderr)
-        return 1
-    drifted = 0
-    for path, flags in FILES.items():
-        text = subprocess.run([program, *flags], check=True, stdout=subprocess.PIPE).stdout
-        if path.is_file() and path.read_bytes() == text:
-            continue
-        drifted += 1
-        print(f"{path.relative_to(ROOT)}: {'has drifted' if args.check else 'written'}")
-        if not args.check:
-            path.write_bytes(text)
-    return 1 if args.check and drifted else 0
+def made() -> dict[Path, bytes]:
+    """The files as they should be."""
+    program = build_generator(build.default_out())
+    return {
+        path: subprocess.run([program, *flags], check=True, stdout=subprocess.PIPE).stdout
+        for path, flags in FILES.items()
+    }
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(generated.main("Write the reference of operations.", made))
+    except build.tc.ToolchainError as error:
+        sys.exit(str(error))

@@ -455,3 +455,15 @@ def test_every_operation_of_the_table_has_a_method() -> None:
 
 def test_the_example_of_the_module_runs() -> None:
     assert doctest.testmod(mil).failed == 0
+
+
+def test_ports_stay_in_order_beyond_the_first_hundred() -> None:
+    g = mil.Graph()
+    x = g.input("x", (1, 4, 1, 32))
+    values = [g.add(x, 1.0 + i) for i in range(205)]
+    for i, v in enumerate(values):
+        g.output(f"y{i}", v)
+    names = [v.name for v in g.outputs]
+    assert names == sorted(names)
+    assert names[99:101] == ["o99_y99", "ox0100_y100"]
+    assert [mil.label(v) for v in g.outputs] == [f"y{i}" for i in range(205)]

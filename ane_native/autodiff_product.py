@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""Derivatives of matrix products, convolutions, attention and pools."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ane_native.autodiff_base import Back, pads, win
+from ane_native.mil import Graph, Value
+from ane_native.mil_rules import Window
+
+# =============================== Products =======================================
+
+
+def matmul_back(b: Back) -> None:
+    g, x, y, dy = b.g, b.s.value("x"), b.s.value("y"), b.dy
+    tx, ty = b.p("transpose_x", False), b.p("transpose_y", False)
+    if tx:
+        b.put("x", lambda: g.matmul(y, dy, transpose_x=ty, transpose_y=True))
+    else:
+        b.put("x", lambda: g.matmul(dy, y, transpose_y=not ty))
+    if ty:
+        b.put("y", lambda: g.matmul(dy, x, transpose_x=True, transpose_y=tx))
+    else:
+        b.put("y", lambda: g.matmul(x, dy, transpose_x=not tx))
+
+
+def linear_back(b: Back) -> None:
+    g, x, w, dy = b.g, b.x, b.s.value("weight"), b.dy
+    rows = x.size // x.shape[-1]
+
+    def flat(v: Value) -> Value:
+        return g.reshape(v, (rows, v.shape[-1]))
+
+    b.put("x", lambda: g.reshape(g.matmul(flat(dy), w), x.shape))
+    b.put("weight", lambda: g.matmul(flat(dy), flat(x), transpose_x=True))
+    b.put("bias", lambda: g.reduce_sum(flat(dy), (0,), keep_dims=False))
+
+
+def einsum_back(b: Back) -> None:
+    g, dy = b.g, b.dy
+    pair = b.s.operands["values"]
+    assert isinstance(pair, tuple)
+    x, y = pair
+    order = (0, 2, 1, 3) if x.ndim == 4 else (1, 0, 2)
+    flip = (0, 2, 1, 3) if x.ndim == 4 else (1, 0, 2)
+
+    def t(v: Value) -> Value:
+        return g.transpose(v, order)
+
+    b.put(x, lambda: g.transpose(g.matmul(t(dy), t(y), transpose_y=True), flip))
+    b.put(y, lambda: g.transpose(g.matmul(t(x), t(dy), transpose_x=True), flip))
+
+
+def attention_back(b: Back) -> None:
+    g, dy = b.g, b.dy
+    q, k, v = (b.s.value(key) for key in ("query", "key", "value"))
+    mask = b.s.operands.get("attn_mask")
+    scale = q.shape[-1] ** -0.5
+    made: dict[str, Value] = {}
+
+    def prob() -> Value:
+        if "p" not in made:
+            s = g.matmul(q * scale, k, transpose_y=True)
+            if isinstance(mask, Value):
+                s = g.select(mask, s, -30000.0) if mask.dtype == "bool" else s + mask
+            made["p"] = g.softmax(s, -1)
+        return made["p"]
+
+    def ds() -> Value:
+        if "ds" not in made:
+            p, dp = prob(), g.matmul(dy, v, transpose_y=True)
+            made["ds"] = p * (dp - g.reduce_sum(p * dp, (-1,), keep_dims=True))
+        return made["ds"]
+
+    b.put("value", lambda: g.matmul(prob(), dy, transpose_x=True))
+    b.put("query", lambda: g.matmul(ds(), k) * scale)
+    b.put("key", lambda: g.matmul(ds(), q, transpose_x=True) * scale)
+    b.put("attn_mask", ds)
+
+
+def conv_weight(g: Graph, x: Value, dy: Value, w: Window, groups: int) -> Value:
+    """dW [O, I / groups, *kernel] = sum over positions of dy[o] x[i, shifted]: products."""
+    if any(pads(w)):
+        x = g.pad(x, pads(w))
+    n, channels, out = x.shape[0], x.shape[1], dy.shape[1]
+    parts = []
+    for offset in np.ndindex(*w.kernel):
+        begin = [0, 0, *(o * d for o, d in zip(offset, w.dilation, strict=True))]
+        end = [n, channels]
+        end += [
+            b + (m - 1) * s + 1 for b, m, s in zip(begin[2:], w.size_out, w.stride, strict=True)
+        ]
+        part = g.slice_by_index(x, begin, end, stride=(1, 1, *w.stride))
+        flat = g.reshape(part, (n, groups, channels // groups, -1))
+        made = g.matmul(g.reshape(dy, (n, groups, out // groups, -1)), flat, transpose_y=True)
+        parts.append(g.reduce_sum(made, (0,), keep_dims=False))
+    stacked = g.stack(parts, 3)  # [groups, O/groups, I/groups, kernel]
+    return g.reshape(stacked, (out, channels // groups, *w.kernel))
+
+
+def conv_back(b: Back) -> None:
+    g, x, w, dy = b.g, b.x, b.s.value("weight"), b.dy
+    groups, area = b.p("groups", 1), win(b)
+    point = set(area.kernel) == {1} and set(area.stride) == {1} and not any(pads(area))
+
+    def dx() -> Value:
+        turned = (w.shape[1], w.shape[0], *w.shape[2:])
+        if point and groups == 1 and g.weight_source(w) is not None:
+            return g.conv(dy, g.weight_view(w, turned, transpose=True))
+        if point and groups == 1:
+            order = (1, 0, *range(2, w.ndim))
+            if w.is_constant or dy.shape[0] == 1:
+                return g.conv(dy, g.transpose(w, order))
+        if not w.is_constant:
+            b.fail("the weight is computed and the kernel is larger than 1")
+        return g.conv_transpose(
+            dy,
+            w,
+            pad=pads(area),
+            output_shape=x.shape,
+            pad_type="custom",
+            strides=area.stride,
+            dilations=area.dilation,
+            groups=groups,
+        )
+
+    b.put("x", dx)
+    b.put("weight", lambda: conv_weight(g, x, dy, area, groups))
+
+
+def conv_transpose_back(b: Back) -> None:
+    g, x, w, dy, area = b.g, b.x, b.s.value("weight"), b.dy, win(b)
+    groups = b.p("groups", 1)
+    way = Window(
+        area.size_out,
+        area.size_in,
+        area.kernel,
+        area.stride,
+        area.dilation,
+        area.before,
+        area.after,
+    )
+    b.put(
+        "x",
+        lambda: g.conv(
+            dy,
+            w,
+            strides=area.stride,
+            pad_type="custom",
+            pad=pads(area),
+            dilations=area.dilation,
+            groups=groups,
+        ),
+    )
+    b.put("weight", lambda: conv_weight(g, dy, x, way, groups))
+
+
+# =============================== Pools ==========================================
+
+
+def _spread(g: Graph, dy: Value, weight: Any, area: Window, shape: Sequence[int]) -> Value:
+    """Every dy into its window, channel by channel."""
+    return g.conv_transpose(
+        dy,
+        weight,
+        pad=pads(area),
+        output_shape=shape,
+        pad_type="custom",
+        strides=area.stride,
+        dilations=area.dilation,
+        groups=shape[1],
+    )
+
+
+def avg_pool_back(b: Back) -> None:
+    g, x, dy, area = b.g, b.x, b.dy, win(b)
+    if x.ndim > 4:
+        b.fail("rank 5 has no transposed convolution")
+    ones = np.ones((x.shape[1], 1, *area.kernel))
+
+    def scale() -> Value:
+        counts = np.ones(area.size_out)
+        for i, n in enumerate(area.size_in):
+            first = np.arange(area.size_out[i]) * area.stride[i] - area.before[i]
+            low, high = 0, n
+            if not b.p("exclude_padding_from_average", False):
+                low, high = -area.before[i], n + max(area.after[i], 0)
+            inside = np.minimum(first + area.kernel[i], high) - np.maximum(first, low)
+            counts *= inside.reshape([-1 if k == i else 1 for k in range(len(area.size_in))])
+        share = np.where(counts > 0, 1.0 / np.maximum(counts, 1), 0.0)  # a window may be empty
+        return g.const(share.reshape((1, 1, *area.size_out)))
+
+    b.put("x", lambda: _spread(g, dy * scale(), ones, area, x.shape))
+
+
+def l2_pool_back(b: Back) -> None:
+    g, x, y, dy, area = b.g, b.x, b.y, b.dy, win(b)
+    ones = np.ones((x.shape[1], 1, *area.kernel))
+    b.put("x", lambda: x * _spread(g, dy / y, ones, area, x.shape))
+
+
+def max_pool_back(b: Back) -> None:
+    """Ties share alike. One-hot kernels take the elements of each window apart."""
+    g, x, y, dy, area = b.g, b.x, b.y, b.dy, win(b)
+    if x.ndim > 4:
+        b.fail("rank 5 has no transposed convolution")
+    channels, taps = x.shape[1], math.prod(area.kernel)
+    one_hot = np.tile(np.eye(taps).reshape(taps, 1, *area.kernel), (channels, *(1,) * (x.ndim - 1)))
+    n, size = x.shape[0], area.size_out
+
+    def dx() -> Value:
+        reach = [
+            max(0, (o - 1) * s + k - i - b0)
+            for o, s, k, i, b0 in zip(
+                size, area.stride, area.kernel, area.size_in, area.before, strict=True
+            )
+        ]
+        edge = [m for pair in zip(area.before, reach, strict=True) for m in pair]
+        wide = g.pad(x, edge, constant_val=-30000.0) if any(edge) else x
+        apart = g.conv(wide, one_hot, strides=area.stride, groups=channels)
+        flat = (n, channels, taps, math.prod(size))
+        top = (n, channels, 1, math.prod(size))
+        hit = g.cast(g.equal(g.reshape(apart, flat), g.reshape(y, top)), "fp16")
+        share = g.reshape(dy, top) / g.reduce_sum(hit, (2,), keep_dims=True)
+        parts = g.reshape(hit * share, (n, channels * taps, *size))
+        return _spread(g, parts, one_hot, area, x.shape)
+
+    b.put("x", dx)
