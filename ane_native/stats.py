@@ -10,7 +10,13 @@ from typing import Any
 from .packing import Packing
 from .workers import PoolStats
 
-__all__ = ["BatchStats", "TraceEvent", "batch_stats"]
+__all__ = ["BatchStats", "TraceEvent", "batch_stats", "trace_event"]
+
+_EVENT_KINDS = {
+    1: "bake", 2: "compile", 3: "load", 4: "canary", 5: "unload",
+    6: "eval", 7: "wait", 8: "swap", 9: "submit", 10: "generation", 11: "update",
+}  # fmt: skip
+_PROGRAM_EVENTS = ("bake", "compile", "load", "unload")
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,14 @@ class TraceEvent:
     begin_ns: int
     end_ns: int
     thread: int
+
+
+def trace_event(e: Any, kernels: list[str], programs: list[str]) -> TraceEvent:
+    """The core's event (``AneEvent``), whose index is a kernel's or a program's."""
+    kind = _EVENT_KINDS[e.kind]
+    names = programs if kind in _PROGRAM_EVENTS else kernels
+    kernel = names[e.kernel] if e.kernel >= 0 else None
+    return TraceEvent(kind, kernel, int(e.version), int(e.begin_ns), int(e.end_ns), int(e.thread))
 
 
 def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:

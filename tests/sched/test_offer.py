@@ -125,7 +125,7 @@ def test_a_failed_offer_is_told_once_by_the_step() -> None:
         soft.set("failpoints", "facade.compile=1*return(1)->off")
         trainer.offer({"b": weights(1)["b"]})
         until = time.monotonic() + 60
-        while not trainer._state().failures:
+        while not trainer._calls.state().failures:
             assert time.monotonic() < until
             time.sleep(0.001)
         trainer.offer({"a": weights(1)["a"]})
@@ -144,7 +144,7 @@ def test_an_offer_waits_while_a_set_is_pending(staleness: int | None) -> None:
         soft.set("failpoints", "facade.compile=hold")
         trainer.step(weights(1))
         trainer.offer(weights(2))
-        assert (trainer._state().pending, trainer._state().offered) == (1, 2)
+        assert (trainer._calls.state().pending, trainer._calls.state().offered) == (1, 2)
         soft.set("failpoints", "")
         for version in range(2, 6):
             stats = trainer.step(weights(version))

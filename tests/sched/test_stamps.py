@@ -132,6 +132,11 @@ def test_every_chain_of_evaluations_uses_one_version_of_all_weights(staleness: i
             assert stats.programs_loaded <= 2 * CHAINS * LENGTH
             if staleness is None:
                 time.sleep(0.002)  # else it would count versions faster than sets are built
+                while trainer.compiling and trainer.newest - trainer.generation > EXACT // 4:
+                    assert (
+                        time.monotonic() < until
+                    )  # stamps repeat: a reader must not miss that many
+                    time.sleep(0.002)
         for reader in readers:
             reader.stop.set()
         for reader in readers:

@@ -112,14 +112,14 @@ class Trainer(RuleBasedStateMachine):
         self.state: State = self.model.start()
         for event in ("boundary", "submit", *ENDS["ok"][1], "finish"):
             self.apply(event)
-        check = self.trainer._check
+        check = self.trainer._calls.check
 
         def checked(status: int, error: Any) -> int:
             if check(status, error) == _native.core().lib.ANE_AGAIN:
                 self.at_wait(self.waits.pop(0) if len(self.waits) > 1 else self.waits[0])
             return int(status)
 
-        self.trainer._check = checked
+        self.trainer._calls.check = checked
 
     def apply(self, event: str) -> str:
         self.state, told = self.model.apply(self.state, event)
@@ -244,14 +244,14 @@ class Trainer(RuleBasedStateMachine):
     def shows_what_the_model_shows(self) -> None:
         if self.trainer is None:
             return
-        state, shown = self.trainer._state(), self.model.shows(self.state)
+        state, shown = self.trainer._calls.state(), self.model.shows(self.state)
         for name in ("slot", "active", "newest", "pending", "failures"):
             assert int(getattr(state, name)) == shown[name], name
         if self.state.slot != COMPILING:  # else the job may have baked already, or not yet
             assert int(state.oldest_needed) == shown["oldest_needed"]
         assert np.all(self.trainer.active_weights["a"] == self.state.active)
         assert np.all(self.trainer.active_weights["b"] == 2 * self.state.active)
-        assert len(self.trainer._versions) + len(self.trainer._spare) <= 4
+        assert len(self.trainer._versions.kept) + len(self.trainer._versions.spare) <= 4
 
     def teardown(self) -> None:
         soft.set("failpoints", "")
@@ -309,7 +309,7 @@ def test_sets_that_fail_again_and_again_do_not_pile_up_copies(staleness: int) ->
                 trainer.step(weights(version))
             except ane.CompileError:
                 failures += 1
-            assert len(trainer._versions) + len(trainer._spare) <= 4
+            assert len(trainer._versions.kept) + len(trainer._versions.spare) <= 4
         assert failures >= 14
         assert np.all(trainer.active_weights["a"] == 0)
 
@@ -343,7 +343,7 @@ def test_active_weights_can_be_asked_for_while_another_thread_steps() -> None:
             except BaseException as error:  # noqa: BLE001 - looked at below
                 errors.append(error)
 
-        real = trainer._state
+        real = trainer._calls.state
 
         def slow_state() -> Any:  # the other thread swaps between question and look-up
             state = real()
@@ -351,7 +351,7 @@ def test_active_weights_can_be_asked_for_while_another_thread_steps() -> None:
                 time.sleep(0.002)
             return state
 
-        trainer._state = slow_state  # type: ignore[method-assign]
+        trainer._calls.state = slow_state  # type: ignore[method-assign]
         asker = threading.Thread(target=ask)
         asker.start()
         for version in range(1, 60):

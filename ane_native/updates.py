@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""Updates behind the boundary: who makes the next weights, and what became of the last ones.
+
+An optimizer's step is run by the core (``_core_update.c``); a function runs on one Python
+thread of the trainer, which gives the core what it returned. ``docs/SEMANTICS.md``, "The
+update behind the boundary", says what is promised.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from . import _native
+from .errors import UpdateError
+from .sched_calls import Calls
+from .versions import Versions
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from .kernel import CKernels
+
+__all__ = ["NativeUpdate", "PythonUpdate", "Updates"]
+
+log = logging.getLogger("ane_native")
+
+
+class NativeUpdate(Protocol):
+    """An optimizer whose step the core can run: :class:`ane_native.optim.AdamW`."""
+
+    @property
+    def grads(self) -> dict[str, NDArray[np.float32]]: ...
+    def begin(
+        self,
+        version: int,
+        weights: Sequence[str],
+        *,
+        oldest_needed: int,
+        lr: float | None = None,
+        micro_steps: int = 1,
+        loss_scale: float | None = None,
+        build: bool = True,
+    ) -> tuple[Any, dict[str, NDArray[np.float32]]]: ...
+    def began(self) -> None: ...
+    def cancel(self) -> None: ...
+    def ended(self, applied: bool, grad_norm: float, clip: float) -> Any: ...
+
+
+#: A slower update: ``(gradients, version) -> weights``, or None to leave them as they are.
+PythonUpdate = Callable[[Any, int], "Mapping[str, ArrayLike] | None"]
+
+
+class Updates:
+    """The updates of one trainer; one is under way at a time.
+
+    Args:
+        make: the optimizer or the function; None: the caller makes the weights himself.
+
+    Attributes:
+        make: the same.
+        info: what the last update that ended did, None before the first or with a function.
+        version: of the update that has not been collected, None when there is none.
+    """
+
+    def __init__(
+        self, make: NativeUpdate | PythonUpdate | None, calls: Calls, versions: Versions
+    ) -> None:
+        if make is not None and not hasattr(make, "begin") and not callable(make):
+            raise TypeError(
+                f"update: expected an optimizer or a function, got {type(make).__name__}"
+            )
+        self.make: Any = make
+        self.native = hasattr(make, "begin")
+        self.info: Any = None
+        self.version: int | None = None
+        self._calls, self._versions = calls, versions
+        self._raised: BaseException | None = None
+        self._work: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    # ------------------------------ begin ------------------------------
+
+    def begin(self, kernels: CKernels, gradients: Any, build: bool, **settings: Any) -> None:
+        """Hand the next version's update over.
+
+        Args:
+            kernels: whose weights are built.
+            gradients: of the batch.
+            build: False: the version is only counted.
+            settings: ``lr``, ``micro_steps``, ``loss_scale`` of an optimizer.
+        """
+        version = int(self._calls.state().newest) + 1
+        if self.native:
+            self._copy_gradients(gradients)
+            self._begin_native(kernels, version, build, settings)
+        else:
+            self._begin_python(kernels, gradients, version, build)
+
+    def _copy_gradients(self, gradients: Any) -> None:
+        own = self.make.grads
+        if gradients is None or gradients is own:
+            return
+        if gradients.keys() != own.keys():
+            raise ValueError(
+                f"gradients: expected {sorted(own)}, got {sorted(str(k) for k in gradients)}"
+            )
+        for name, array in own.items():
+            if np.shape(gradients[name]) != array.shape:
+                raise ValueError(
+                    f"gradient {name!r}: expected shape {array.shape}, "
+                    f"got {np.shape(gradients[name])}"
+                )
+        for name, array in own.items():
+            np.copyto(array, gradients[name])
+
+    def _begin_native(
+        self, kernels: CKernels, version: int, build: bool, settings: dict[str, Any]
+    ) -> None:
+        state = self._calls.state()
+        job, weights = self.make.begin(
+            version,
+            kernels.names,
+            oldest_needed=min(int(state.oldest_needed), int(state.active)),
+            build=build,
+            **settings,
+        )
+        try:
+            checked = self._versions.checked(weights)
+            if build:
+                self._versions.keep(version, checked, owned=False)
+            self.version = version
+            self._calls.submit_update(job, kernels.pointers(checked), build)
+        except BaseException:
+            if int(self._calls.state().newest) < version:
+                self.version = None
+                self._versions.forget(version)
+                self.make.cancel()
+                raise
+            self.make.began()
+            raise
+        self.make.began()
+
+    def _begin_python(self, kernels: CKernels, gradients: Any, version: int, build: bool) -> None:
+        null = _native.core().ffi.NULL
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=_run_functions,
+                args=(weakref.ref(self), self._work),
+                name="ane_native update",
+                daemon=True,
+            )
+            self._thread.start()
+        self.version = version
+        try:
+            self._calls.submit_update(null, null, build)
+        except BaseException:
+            if int(self._calls.state().newest) < version:
+                self.version = None
+                raise
+            self._work.put((kernels, gradients, version, build))
+            raise
+        self._work.put((kernels, gradients, version, build))
+
+    def run_function(self, kernels: CKernels, gradients: Any, version: int, build: bool) -> None:
+        """On the update thread: call the function, give the core what came of it."""
+        pointers = _native.core().ffi.NULL
+        try:
+            weights = self.make(gradients, version)
+            if weights is not None:
+                copies, _ = self._versions.snapshot(self._versions.checked(weights), False)
+                if build:
+                    self._versions.keep(version, copies, owned=True)
+                pointers = kernels.pointers(copies)
+        except BaseException as raised:  # told at the next boundary
+            self._raised = raised
+        self._calls.provide(version, pointers, self._raised is not None)
+
+    # ------------------------------ end ------------------------------
+
+    def collect(self) -> None:
+        """Wait for the update under way, if there is one, and take note of its end.
+
+        Raises:
+            UpdateError: once, when the function raised.
+        """
+        if self.version is not None:
+            self._take_note(self._calls.collect())
+
+    def _take_note(self, out: Any) -> None:
+        version, self.version = self.version, None
+        assert version == int(out.version)
+        if not out.applied:
+            self._versions.forget(version)
+        if hasattr(self.make, "ended"):
+            self.info = self.make.ended(bool(out.applied), float(out.grad_norm), float(out.clip))
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise UpdateError(f"the update of version {version} raised {raised!r}") from raised
+
+    def finish(self, until: float | None) -> None:
+        """Before closing: the update under way ends, or is given up when time is over.
+
+        Args:
+            until: of ``time.monotonic``; None: however long it takes.
+        """
+        lib, null = _native.core().lib, _native.core().ffi.NULL
+        while self.version is not None:
+            status, out = self._calls.collect_slice()
+            if status == lib.ANE_OK:
+                try:
+                    self._take_note(out)
+                except UpdateError as lost:
+                    log.warning("%s; the trainer is being closed", lost)
+            elif status != lib.ANE_AGAIN:
+                break
+            elif until is not None and time.monotonic() >= until:
+                if not self.native:  # the function may never come back
+                    self._calls.provide(self.version, null, failed=True)
+                break
+        if self._thread is not None:
+            self._work.put(None)
+
+
+def _run_functions(
+    updates: weakref.ref[Updates], work: queue.SimpleQueue[tuple[Any, ...] | None]
+) -> None:
+    """The thread of a trainer whose update is a function; ends when the trainer is closed."""
+    while (item := work.get()) is not None:
+        alive = updates()
+        if alive is None:
+            return
+        alive.run_function(*item)
+        del alive, item
