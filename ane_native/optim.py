@@ -8,7 +8,7 @@ Handing the weights over then costs the training thread nothing. With ``stalenes
 three buffers are enough (active, pending, next); a fourth is made when an older bound needs it.
 
 Also here: clipping by the global norm, dynamic loss scaling, learning-rate schedules. Not
-here: when to step and what to do about a run that does not recover; see train.py.
+here: when to step and what to do about a run that does not recover; see train/.
 
 The learning rate is not divided by the loss scale: gradients are unscaled before the moments
 see them, and m / sqrt(v) has no scale.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a training run shows while it runs: a live line, or plain lines where there is no terminal.
 
-Both print to standard output, say the same things and are used the same way; train.py does
+Both print to standard output, say the same things and are used the same way; train/ does
 not know which one it has.
 """
 

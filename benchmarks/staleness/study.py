@@ -230,6 +230,12 @@ def plan_both() -> Iterator[Case]:
                 yield Case("small", policy, n, remedy, lr, beta1, seed, 240, 2, 20)
 
 
+def plan_pair() -> Iterator[Case]:
+    """The demo model with both remedies together at the rate of the demo; three seeds."""
+    for (policy, n), seed in itertools.product(POLICIES[1:3], (0, 1, 2)):
+        yield Case("demo", policy, n, "extrapolate", 4e-4, 0.7, seed, 120, 3, 15)
+
+
 def plan_quick() -> Iterator[Case]:
     """A look at whether everything runs: seconds."""
     for policy, n in POLICIES:
@@ -241,6 +247,7 @@ PLANS = {
     "both": plan_both,
     "demo": plan_demo,
     "larger": plan_larger,
+    "pair": plan_pair,
     "quick": plan_quick,
 }
 

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""The end of a batch: AdamW on its gradients, then the new weights to the scheduler.
+
+Where AdamW runs (``update=``) changes what is handed over, gradients or masters; what happens to
+a set that fails is the same. It is built again, up to :data:`TRIES` times, while the active
+generation stays in use. Whatever error leaves here, the masters are whole: the gradients of the
+batch are in them, so a checkpoint loses nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ane_native.errors import BudgetExhausted, EngineError
+from ane_native.optim import AdamW, UpdateInfo
+from ane_native.scheduler import BatchStats, DoubleBufferedTrainer
+from ane_native.trace import TraceLog
+
+__all__ = ["TRIES", "Boundary", "Ended"]
+
+TRIES = 3  # failures of one kind in a row before the run stops
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a batch.
+
+    Attributes:
+        stats: what the boundary measured; None: the budget is spent and no set was begun.
+        info: what AdamW did; None: it runs in the background, known one boundary later.
+        adam_ms: time this thread gave to it, milliseconds.
+        scale: loss scale of the next batch.
+        spent: why no set was begun.
+    """
+
+    stats: BatchStats | None
+    info: UpdateInfo | None
+    adam_ms: float
+    scale: float
+    spent: BudgetExhausted | None = None
+
+
+class Boundary:
+    """Ends the batches of one trainer.
+
+    Args:
+        trainer, optimizer: the optimizer is the trainer's ``update`` when AdamW is to run in the
+            background.
+        micro_steps: gradients that are added up.
+        trace: receives the spans of the training thread.
+        say: shows a line to the user.
+        note: called when an update in the background is known to have ended, before the next
+            one can end.
+    """
+
+    def __init__(
+        self,
+        trainer: DoubleBufferedTrainer,
+        optimizer: AdamW,
+        *,
+        micro_steps: int,
+        trace: TraceLog,
+        say: Callable[[str], None],
+        note: Callable[[], None],
+    ) -> None:
+        self.trainer, self.optimizer = trainer, optimizer
+        self.behind = trainer.update is not None
+        self._micro_steps = micro_steps
+        self._trace, self._say, self._note = trace, say, note
+        self._lr = self._batch_scale = 0.0  # of the batch that is being ended
+
+    def end(self, update: int, lr: float, loss_scale: float) -> Ended:
+        """End a batch.
+
+        Args:
+            update: its number, counted from 1, for messages.
+            lr: learning rate.
+            loss_scale: that its gradients were computed with.
+
+        Raises:
+            EngineError: a set failed three times in a row.
+        """
+        self._lr, self._batch_scale = lr, loss_scale
+        info: UpdateInfo | None = None
+        begin = adam_end = time.monotonic_ns()
+        scale = self.optimizer.loss_scale.scale
+        if not self.behind:
+            info = self._adamw()
+            adam_end = time.monotonic_ns()
+            self._trace.span("AdamW", 1, begin, adam_end)
+        ended = self._hand_over(update, info)
+        if self.behind:
+            scale, adam_end = ended.scale, time.monotonic_ns()
+        # The loss scale lags like the weights: the update may be in the background.
+        if self.trainer.staleness == 0:
+            scale = self.optimizer.loss_scale.scale
+        return replace(ended, adam_ms=(adam_end - begin) / 1e6, scale=scale)
+
+    def submit(self, update: int) -> None:
+        """Only hand the newest masters over, as after a resume.
+
+        Raises:
+            EngineError: see :meth:`end`. BudgetExhausted: no compile is left.
+        """
+        spent = self._hand_over(update, None, made=True).spent
+        if spent is not None:
+            raise spent
+
+    def settle(self) -> None:
+        """Wait until masters and moments are whole."""
+        if self.behind:
+            self.trainer.settle()
+            self._note()
+
+    def due_weights(self, failed: bool) -> Mapping[str, Any] | None:
+        """What the next batch would run on; None when that is the newest masters.
+
+        Args:
+            failed: the last boundary raised, so the scheduler is behind where it should be.
+        """
+        if failed and self.trainer.staleness == 0:
+            return None
+        if failed and self.trainer.staleness == 1:
+            return self.optimizer.previous
+        if self.trainer.generation == self.optimizer.version:
+            return None
+        return self.trainer.active_weights
+
+    # ------------------------------ inside ------------------------------
+
+    def _hand_over(self, update: int, info: UpdateInfo | None, made: bool = False) -> Ended:
+        """Gradients or masters, until they are taken.
+
+        Args:
+            update: for messages.
+            info: of AdamW, where it ran already.
+            made: the newest masters are to be handed over.
+        """
+        made = made or info is not None
+        scale = self.optimizer.loss_scale.scale
+        failed = 0
+        while True:
+            newest = self.trainer.newest
+            try:
+                with self._trace.main("boundary"):
+                    if made:
+                        stats = self._masters(info is not None and not info.applied)
+                        return Ended(stats, info, 0.0, scale)
+                    stats = self._gradients()
+                self._note()
+                scale = self.optimizer.loss_scale.scale
+                if self.optimizer.settled:
+                    info = self.trainer.update_info
+                return Ended(stats, info, 0.0, scale)
+            except (EngineError, BudgetExhausted) as error:
+                if not made:  # from here on with masters
+                    self._note()
+                    scale = self.optimizer.loss_scale.scale
+                    info = self._whole(taken=self.trainer.newest > newest)
+                    made = True
+                if isinstance(error, BudgetExhausted):
+                    return Ended(None, info, 0.0, scale, error)
+                failed += 1
+                self._say(f"update {update}: a generation failed: {error}")
+                if failed == TRIES:
+                    raise
+
+    def _masters(self, skipped: bool) -> BatchStats:
+        """Hand the newest over; `skipped`: there are no new ones."""
+        stats = self.trainer.step(None if skipped else self.optimizer.params, handover=True)
+        if not skipped:
+            self.optimizer.handed_over(stats.newest, stats.submitted)
+        return stats
+
+    def _gradients(self) -> BatchStats:
+        return self.trainer.step_update(
+            lr=self._lr, micro_steps=self._micro_steps, loss_scale=self._batch_scale
+        )
+
+    def _whole(self, taken: bool) -> UpdateInfo:
+        """The masters of this batch after its gradients were `taken` by an update whose set
+        failed, or were not."""
+        if not taken:
+            return self._adamw()
+        self.trainer.settle()
+        info: UpdateInfo = self.trainer.update_info
+        return info
+
+    def _adamw(self) -> UpdateInfo:
+        """On this thread."""
+        return self.optimizer.update(
+            lr=self._lr,
+            micro_steps=self._micro_steps,
+            oldest_needed=self.trainer.oldest_needed,
+            loss_scale=self._batch_scale,
+        )

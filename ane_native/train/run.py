@@ -1,0 +1,477 @@
+# SPDX-License-Identifier: MIT
+"""One run in one process: generations, batches, boundaries, checkpoints, what comes after."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ane_native import generate, report, restart
+from ane_native.checkpoint import Checkpoint, load_checkpoint
+from ane_native.data import Corpus, WindowSampler, fixed_windows
+from ane_native.engine import Engine
+from ane_native.errors import BudgetExhausted, EngineError
+from ane_native.metrics import MetricsLog
+from ane_native.microstep import MicroStep
+from ane_native.models.llama import LlamaConfig, LlamaProgram
+from ane_native.optim import AdamW, LossScale, UpdateInfo, warmup_cosine
+from ane_native.progress import Progress
+from ane_native.scheduler import DoubleBufferedTrainer
+from ane_native.trace import TraceLog
+from ane_native.train import state
+from ane_native.train.boundary import TRIES, Boundary, Ended
+from ane_native.train.config import TrainConfig
+from ane_native.train.interrupts import Interrupts
+from ane_native.train.prepare import first_weights
+from ane_native.workers import WorkerPool
+
+__all__ = ["GoesOn", "Run", "TrainResult"]
+
+MOST_SKIPS = 20  # updates skipped in a row before the run counts as diverged
+TRACE_RING = 65536  # events the core keeps between two reads
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: the run's directory.
+        checkpoint: the last checkpoint.
+        updates: updates done, of the whole run.
+        interrupted: True when Ctrl-C or SIGTERM ended it early.
+        signal: number of the signal that did, else 0.
+        summary: content of summary.json.
+        sample: the generated text, None when there is none.
+    """
+
+    folder: Path
+    checkpoint: Path
+    updates: int
+    interrupted: bool
+    summary: dict[str, Any]
+    sample: str | None
+    signal: int = 0
+
+
+class GoesOn(Exception):
+    """The run is saved and closed, and goes on in a new process."""
+
+    def __init__(self, folder: Path, progress: int, epilogue: bool = False) -> None:
+        super().__init__(f"{folder} at {progress}")
+        self.keep = {"run": str(folder.resolve()), "epilogue": epilogue}
+        self.progress = progress + epilogue
+
+
+class Run:
+    """One run, from its first generation to its summary. Use :func:`train`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: LlamaConfig,
+        corpus: Corpus,
+        engine: Engine,
+        folder: Path,
+        progress: Progress,
+        stop: Interrupts,
+        pool: WorkerPool | None = None,
+    ) -> None:
+        self.config, self.model, self.corpus, self.engine = config, model, corpus, engine
+        self.folder, self.progress, self.stop, self.pool = folder, progress, stop, pool
+        self.program = LlamaProgram(model)
+        lookup = corpus.lookup
+        self.sampler = WindowSampler(corpus.train, model.seq, config.seed + 1, lookup)
+        self.valid = fixed_windows(corpus.valid, model.seq, config.valid_windows, lookup)
+        self.schedule = warmup_cosine(config.lr, config.warmup, config.updates, config.lr_floor)
+        rng = np.random.Generator(np.random.PCG64(config.seed))
+        self.optimizer = AdamW(
+            first_weights(config, model, corpus, rng),
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            loss_scale=LossScale(config.loss_scale, config.loss_scale_interval),
+        )
+        self.done = self.first_update = 0
+        self.started = self.in_epilogue = False
+        self.dead_in_a_row = 0
+        self.batch_scale = config.loss_scale  # loss scale of the batch under way
+        self.held: dict[str, Any] | None = None  # record of a batch whose update has not ended
+        self.held_until = 0  # optimizer.tried when it has
+        self.spent: BudgetExhausted | None = None  # no compile is left for another set
+        self.saved = folder  # the last checkpoint, once there is one
+        self.trace = TraceLog(max(2, config.trace_events))
+        self.metrics = MetricsLog(folder / "metrics.jsonl")
+        self.sync_records: list[dict[str, Any]] = []
+        self.final_valid: float | None = None
+        self.sample: str | None = None
+        self.trainer: DoubleBufferedTrainer
+        self.boundary: Boundary
+        self.step: MicroStep
+
+    # ------------------------------ life ------------------------------
+
+    def go(self, checkpoint: Checkpoint | None) -> TrainResult:
+        """Train from the start or from a checkpoint to the end, or to Ctrl-C."""
+        active: Mapping[str, Any] = self.optimizer.params
+        if checkpoint is not None:
+            active = self._restore(checkpoint)
+        begun = restart.state()
+        if begun is None:
+            report.write_config(self.folder, self.config, self.model, self.corpus, self.engine)
+        if begun is not None and begun.keep.get("epilogue"):  # a new process for that alone
+            return self._finish(interrupted=False)
+        at_the_end = self.done >= self.config.updates  # only the last boundary is missing
+        begin = time.monotonic_ns()
+        self._open(active, self.config.staleness)
+        try:
+            if checkpoint is not None and active is not self.optimizer.params:
+                # The engine lagged behind: version 0 is what it ran on, 1 the newest.
+                self._submit_newest()
+            self._record_start(begin, begun)
+            self.progress.start(self.config.updates, self.done)
+            interrupted = not self._loop()
+            if not interrupted and not at_the_end:
+                self._save(self.sampler.state_dict())
+        except KeyboardInterrupt:
+            self._close(timeout=2.0)
+            raise
+        except BaseException:
+            self._close()
+            raise
+        self._close()
+        return self._finish(interrupted)
+
+    def _submit_newest(self) -> None:
+        try:
+            self.boundary.submit(self.done)
+        except EngineError:
+            self._give_up()
+            raise
+
+    def _finish(self, interrupted: bool) -> TrainResult:
+        """What comes after the updates: the epilogue and the report."""
+        if not interrupted and not self.stop.requested:
+            self._epilogue()
+        self.progress.close()
+        summary = report.write_report(
+            self.folder,
+            self.metrics.records,
+            self.sync_records,
+            corpus=self.corpus,
+            engine=self.engine,
+            config=self.config,
+            final_valid=self.final_valid,
+            sample=self.sample,
+        )
+        return TrainResult(
+            *(self.folder, self.saved, self.done, interrupted, summary, self.sample),
+            signal=self.stop.signal,
+        )
+
+    def _open(self, weights: Mapping[str, Any], staleness: int | None) -> None:
+        """Compile a first generation; it becomes version 0."""
+        ring = TRACE_RING if self.config.trace_events and not self.in_epilogue else 0
+        self.trainer = DoubleBufferedTrainer(
+            self.program.kernel_set(),
+            weights,
+            staleness=staleness,
+            update=self.optimizer if self.config.update == "background" else None,
+            trace=ring,
+            workers=self.pool or 0,
+        )
+        self.boundary = Boundary(
+            self.trainer,
+            self.optimizer,
+            micro_steps=self.config.accumulate,
+            trace=self.trace,
+            say=self.progress.say,
+            note=self._emit,
+        )
+        newest_is_0 = weights is self.optimizer.params
+        self.optimizer.restart_versions(0 if newest_is_0 else 1)
+        try:
+            self.step = MicroStep(
+                self.program,
+                self.trainer,
+                self.optimizer.gradient_sets
+                if self.config.update == "background"
+                else self.optimizer.grads,
+                overlap=self.config.overlap_gradients,
+            )
+        except BaseException:
+            self.trainer.close()
+            raise
+
+    def _close(self, timeout: float | None = None) -> None:
+        self._drain()
+        self.trainer.close(timeout)
+        self._emit(closing=True)
+        if self.config.trace_events:
+            self.trace.write(
+                self.folder / report.trace_name(self.folder, self.first_update),
+                engine=self.engine.label,
+                model=self.config.model,
+                staleness=self.config.staleness,
+            )
+            report.forget_traces(self.folder)
+
+    def _drain(self) -> None:
+        if self.config.trace_events:
+            self.trace.add(self.trainer.drain_trace())
+
+    # ------------------------------ checkpoints ------------------------------
+
+    def _save(self, windows: Mapping[str, Any], failed: bool = False) -> None:
+        """Save the state after `self.done` updates; `windows`: the sampler's state there."""
+        self.boundary.settle()
+        due = self.boundary.due_weights(failed)
+        at = state.Position(self.done, windows, self.batch_scale, due)
+        with self.trace.main("save"):
+            self.saved = state.save(self.folder, at, self.optimizer, self.model, self.corpus)
+
+    def _restore(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """Take over a checkpoint; returns the weights the engine was running on."""
+        at = state.restore(checkpoint, self.optimizer, self.sampler)
+        self.done, self.batch_scale, self.saved = at.updates, at.batch_scale, checkpoint.path
+        self.metrics.close()
+        self.metrics = MetricsLog(
+            self.folder / "metrics.jsonl", keep=lambda r: int(r.get("update", 0)) <= self.done
+        )
+        if restart.state() is None:
+            self.progress.say(f"resumed  {checkpoint.path}, {self.done} updates done")
+        if at.active is None or self.config.staleness == 0:
+            return self.optimizer.params
+        return at.active
+
+    # ------------------------------ the loop ------------------------------
+
+    def _record_start(self, begin_ns: int, begun: restart.Restarted | None) -> None:
+        assert self.trainer.stats is not None
+        self.first_update = self.done
+        self.started = True
+        valid = None
+        every = self.config.valid_every
+        last = self.done == self.config.updates
+        if begun is None or last or (every and self.done % every == 0):
+            with self.trace.main("validation"):
+                valid = self.step.evaluate(self.valid)
+        now = time.monotonic_ns()
+        ready_ms = (now - begin_ns) / 1e6
+        first = {"kind": "start", "update": self.done, "valid_loss": valid, "ready_ms": ready_ms}
+        if begun is not None:
+            first |= {"restarts": begun.count, "restart_ms": (now - begun.at_ns) / 1e6}
+        self.metrics.add({**first, **self.trainer.stats.as_dict()})
+        if begun is not None:
+            self.progress.say(
+                f"restart  {begun.count}: going on after update {self.done}, "
+                f"{(now - begun.at_ns) / 1e6:,.0f} ms"
+            )
+            return
+        self.progress.say(
+            f"start    validation loss {valid:.3f}, first generation after {ready_ms:,.0f} ms"
+        )
+
+    def _loop(self) -> bool:
+        """Train to the end; False when Ctrl-C came first (a checkpoint is saved then)."""
+        while self.done < self.config.updates:
+            windows = self.sampler.state_dict()
+            record = self._update()
+            if record is None:
+                self._save(windows)
+                return False
+            if self.spent is not None:
+                self._drain()
+                self._keep(record)
+                if self.stop.requested:
+                    self._save(self.sampler.state_dict(), failed=True)
+                    return False
+                self._restart(self.spent)
+            last = self.done == self.config.updates
+            every = self.config.valid_every
+            record["valid_loss"] = None
+            if last or (every and self.done % every == 0):
+                with self.trace.main("validation"):
+                    record["valid_loss"] = self.step.evaluate(self.valid)
+            self._drain()
+            self._keep(record)
+            if self.config.save_every and self.done % self.config.save_every == 0 and not last:
+                self._save(self.sampler.state_dict())
+        return True
+
+    def _batch(self) -> float | None:
+        """The micro-steps of one update; their mean loss, or None when Ctrl-C came."""
+        losses = []
+        for _ in range(self.config.accumulate):
+            tokens, targets = self.sampler.next()
+            with self.trace.main("micro-step"):
+                losses.append(self.step(tokens, targets, self.batch_scale))
+            if self.stop.requested:
+                return None
+        return float(np.mean(losses))
+
+    def _update(self) -> dict[str, Any] | None:
+        """One batch and its boundary; the record of it. None when Ctrl-C came."""
+        begin = time.monotonic_ns()
+        self.step.gradients = self.optimizer.gradients
+        loss = self._batch()
+        if loss is None:
+            self.optimizer.zero_grads()
+            return None
+        lr = self.schedule(self.done)
+        self.done += not self.in_epilogue
+        try:
+            ended = self.boundary.end(self.done, lr, self.batch_scale)
+        except EngineError:
+            self._give_up()
+            raise
+        self.batch_scale = ended.scale
+        if ended.spent is not None and self.in_epilogue:
+            raise ended.spent
+        self.spent = ended.spent
+        if ended.info is not None:
+            self._look_at(ended.info)
+        if ended.stats is not None:
+            self.trace.counter("staleness", ended.stats.staleness)
+        return self._record(loss, ended, begin)
+
+    def _give_up(self) -> None:
+        """Say so, and save."""
+        self.progress.say(f"giving up after {TRIES} failures{self._save_and_say(failed=True)}")
+
+    def _look_at(self, info: UpdateInfo) -> None:
+        """Stop a run that does not recover."""
+        self.dead_in_a_row = self.dead_in_a_row + 1 if info.grad_norm == 0.0 else 0
+        if self.dead_in_a_row >= TRIES:
+            raise FloatingPointError(
+                f"no gradient at all in {TRIES} updates: activations left the range of fp16 (a "
+                "norm's sum of squares above 65504 gives zero); try a smaller learning rate"
+            )
+        if self.optimizer.loss_scale.skipped_in_a_row >= MOST_SKIPS:
+            raise FloatingPointError(
+                f"the run diverged: gradients were not finite in {MOST_SKIPS} updates in a row"
+                + self._save_and_say(failed=False)
+            )
+
+    def _record(self, loss: float, ended: Ended, begin: int) -> dict[str, Any]:
+        update_ms = (time.monotonic_ns() - begin) / 1e6
+        tokens = self.config.accumulate * self.model.seq
+        return {
+            "kind": "update",
+            "update": self.done,
+            "loss": loss,
+            **({} if ended.info is None else dataclasses.asdict(ended.info)),
+            "tokens": tokens,
+            "tokens_per_s": tokens / update_ms * 1000,
+            "update_ms": update_ms,
+            "adam_ms": ended.adam_ms,
+            "micro_steps": self.config.accumulate,
+            **({} if ended.stats is None else ended.stats.as_dict()),
+        }
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        """Write a record, or hold it until its update has ended in the background."""
+        if "applied" not in record:
+            self.held, self.held_until = record, self.optimizer.tried + 1
+            return
+        self.metrics.add(record)
+        self.progress.update(record)
+
+    def _emit(self, closing: bool = False) -> None:
+        """Write the held record if its update has ended."""
+        record, info = self.held, self.trainer.update_info
+        if record is None or info is None or self.optimizer.tried < self.held_until:
+            return
+        self.held = None
+        self._keep({**record, **dataclasses.asdict(info)})
+        if not closing:
+            self._look_at(info)
+
+    # ------------------------------ leaving ------------------------------
+
+    def _restart(self, spent: BudgetExhausted) -> None:
+        """Save, verify, and leave this process for a new one; raises in any case."""
+        refused: BudgetExhausted | None = None
+        if self.config.budget_end == "stop":
+            refused = spent
+        else:
+            try:
+                restart.check(self.done)
+            except BudgetExhausted as error:
+                refused = BudgetExhausted(f"{spent}\n  {error}")
+        if refused is not None:
+            raise BudgetExhausted(f"{refused}{self._save_and_say(failed=True)}") from spent
+        with self.trace.main("restart"):
+            self._save(self.sampler.state_dict(), failed=True)
+            load_checkpoint(self.saved)  # every byte, before anything is given up
+        raise GoesOn(self.folder, self.done)
+
+    def _save_and_say(self, failed: bool) -> str:
+        """Save before an error ends the run; the words that say so."""
+        if self.in_epilogue or not self.started:
+            return ""  # nothing new, and the checkpoint that exists is exact
+        self._save(self.sampler.state_dict(), failed)
+        return (
+            f"\n  saved {self.saved}; a new process goes on from there: "
+            f"ane-native train --resume {self.folder}"
+        )
+
+    # ------------------------------ after it ------------------------------
+
+    def _epilogue(self) -> None:
+        """On a generation of the newest weights: final validation, a sample, a few
+        synchronous updates for comparison. Nothing of it is saved in the checkpoint."""
+        config = self.config
+        if not config.sync_updates and not config.sample_tokens:
+            return
+        self.progress.say("newest weights: compiling a generation of their own")
+        self.in_epilogue = True
+        try:
+            self._open(self.optimizer.params, staleness=0)
+        except BudgetExhausted as error:
+            if self.config.budget_end == "restart" and restart.why_not() is None:
+                restart.check(self.done + 1)
+                raise GoesOn(self.folder, self.done, epilogue=True) from error
+            self.progress.say(f"left out: {error}")
+            return
+        try:
+            self.final_valid = self.step.evaluate(self.valid)
+            if config.sample_tokens:
+                self.sample = self._sample(config.sample_tokens)
+            if config.sync_updates:
+                self.progress.say(f"{config.sync_updates} updates with staleness=0, to compare")
+            for _ in range(config.sync_updates):
+                try:
+                    record = None if self.stop.requested else self._update()
+                except BudgetExhausted:
+                    self.progress.say(f"the budget ended after {len(self.sync_records)} of them")
+                    break
+                if record is None:
+                    break
+                self.sync_records.append(record)
+        finally:
+            self.trainer.close()
+
+    def _sample(self, count: int) -> str:
+        """The corpus's first validation bytes continued by the model."""
+        prompt = [int(t) for t in self.valid[0][0][:32]]
+        drawn = generate.sample(
+            self.step.forward,
+            prompt,
+            count,
+            seq=self.model.seq,
+            vocab=self.model.vocab,
+            seed=self.config.seed,
+        )
+        if self.corpus.compaction is not None:
+            drawn = iter(self.corpus.compaction.expand(list(drawn)).tolist())
+        if not self.corpus.is_bytes:
+            return " ".join(str(token) for token in drawn)
+        text = "".join(generate.decode_bytes(drawn))
+        return bytes(prompt).decode("utf-8", "replace") + "|" + text
