@@ -145,6 +145,9 @@ int ane_find_procedure(const AneProgram *p, const AneKernelDef *k, const AneProc
 
 /* Size of a weight file, and the file: fp16 bytes of `weight` (constants: their own) in the engine's container. */
 size_t ane_blob_bytes(const AneBlobDef *b);
+
+/* A file of ane_file_alloc, which is freed with the object. +1; nil frees it at once. */
+NSData *ane_file_data(void *file, size_t bytes);
 void ane_blob_write(const AneBlobDef *b, const float *weight, uint8_t *out);
 
 /* Weight path -> NSData inside the segment, autoreleased; nil: no memory. */

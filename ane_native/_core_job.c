@@ -22,7 +22,7 @@ enum { STAGE_WAITING, STAGE_BAKED, STAGE_LOADED };
 
 void ane_generation_free(AneGeneration *gen) {
     for (size_t i = 0; gen->files && i < gen->n_files; i++)
-        free(gen->files[i]);
+        ane_file_free(gen->files[i]);
     free(gen->files);
     free(gen->weights);
     free(gen->stages);

@@ -106,15 +106,13 @@ static NSData *make_file(const AneBlobDef *b, const float *weight, void **ready)
     if (ready && *ready) {
         void *file = *ready;
         *ready = NULL;
-        return [[NSData alloc] initWithBytesNoCopy:file length:ane_blob_bytes(b) freeWhenDone:YES];
+        return ane_file_data(file, ane_blob_bytes(b));
     }
-    NSMutableData *d = [[NSMutableData alloc] initWithLength:ane_blob_bytes(b)];
-    if (![d mutableBytes]) {
-        [d release];
+    void *file = ane_file_alloc(ane_blob_bytes(b));
+    if (!file)
         return nil;
-    }
-    ane_blob_write(b, weight, [d mutableBytes]);
-    return d;
+    ane_blob_write(b, weight, file);
+    return ane_file_data(file, ane_blob_bytes(b));
 }
 
 /* Weight files in memory of this process. */
@@ -155,7 +153,7 @@ static int bake_shared(const AneSourceDef *k, const float *const *weights, void 
         uint8_t *at = (*segment)->base + head->files[i].at;
         if (ready && ready[i]) {
             memcpy(at, ready[i], ane_blob_bytes(b));
-            free(ready[i]);
+            ane_file_free(ready[i]);
             ready[i] = NULL;
         } else {
             ane_blob_write(b, b->weight < 0 ? NULL : weights[b->weight], at);

@@ -33,25 +33,26 @@ void ane_blob_write(const AneBlobDef *b, const float *weight, uint8_t *out) {
         ane_cpu_bake_transposed(weight, half, (size_t)b->rows, (size_t)b->cols, 0, (size_t)b->rows);
 }
 
-/* ============================== Shared sources ============================ */
+/* ============================== Weight files ============================== */
 
-/* A weight file inside a segment. The mapping lives as long as anybody, also
- * the engine's descriptor, holds one of them. */
-@interface AneNativeSegmentData : NSData {
-    AneSegment *_segment;
+/* A weight file in memory of ours, or inside a segment. The memory lives as long as
+ * anybody, also the engine's descriptor, holds one of them. */
+@interface AneNativeData : NSData {
+    void *_owner;
+    void (*_drop)(void *owner);
     const void *_at;
     NSUInteger _length;
 }
-- (id)initWithSegment:(AneSegment *)segment at:(size_t)at length:(size_t)length;
+- (id)initWithBytes:(const void *)at length:(size_t)length owner:(void *)owner drop:(void (*)(void *owner))drop;
 @end
 
-@implementation AneNativeSegmentData
-- (id)initWithSegment:(AneSegment *)segment at:(size_t)at length:(size_t)length {
+@implementation AneNativeData
+- (id)initWithBytes:(const void *)at length:(size_t)length owner:(void *)owner drop:(void (*)(void *owner))drop {
     if (!(self = [super init]))
         return nil;
-    ane_segment_retain(segment);
-    _segment = segment;
-    _at = segment->base + at;
+    _owner = owner;
+    _drop = drop;
+    _at = at;
     _length = length;
     return self;
 }
@@ -61,7 +62,8 @@ void ane_blob_write(const AneBlobDef *b, const float *weight, uint8_t *out) {
     return self;
 }
 - (void)dealloc {
-    ane_segment_release(_segment);
+    if (_drop)
+        _drop(_owner);
     [super dealloc];
 }
 - (const void *)bytes { return _at; }
@@ -72,13 +74,23 @@ void ane_blob_write(const AneBlobDef *b, const float *weight, uint8_t *out) {
 }
 @end
 
+NSData *ane_file_data(void *file, size_t bytes) {
+    NSData *d = [[AneNativeData alloc] initWithBytes:file length:bytes owner:file drop:ane_file_free];
+    if (!d)
+        ane_file_free(file);
+    return d;
+}
+
+static void drop_segment(void *segment) { ane_segment_release(segment); }
+
 NSDictionary *ane_segment_files(AneSegment *s, const AneSegmentHead *head) {
     NSMutableDictionary *files = [NSMutableDictionary dictionary];
     for (uint32_t i = 0; i < head->n_files; i++) {
         const AneSegmentFile *f = &head->files[i];
-        NSData *d = [[AneNativeSegmentData alloc] initWithSegment:s at:(size_t)f->at length:(size_t)f->bytes];
+        NSData *d = [[AneNativeData alloc] initWithBytes:s->base + f->at length:(size_t)f->bytes owner:s drop:drop_segment];
         if (!d)
             return nil;
+        ane_segment_retain(s);
         [files setObject:d forKey:[NSString stringWithUTF8String:f->path]];
         [d release];
     }

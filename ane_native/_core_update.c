@@ -69,7 +69,7 @@ static size_t make_files(AneGeneration *gen, int32_t w, Target *out, size_t cap)
             if (d->weight != w || n == cap)
                 continue;
             size_t count = (size_t)(d->rows * d->cols);
-            uint8_t *file = malloc(ANE_BLOB_HEAD + count * 2);
+            uint8_t *file = ane_file_alloc(ANE_BLOB_HEAD + count * 2);
             if (!file)
                 continue;
             ane_blob_head(file, count);

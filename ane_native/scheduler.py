@@ -77,6 +77,8 @@ class DoubleBufferedTrainer:
         workers: processes that compile, so that this one only loads and its budget of compiles
             is left alone: a number, ``"auto"``, 0 for none, or a :class:`WorkerPool` that the
             caller closes.
+        handover: the caller will not write the arrays of ``weights`` again until
+            :attr:`oldest_needed` is above 0; they are not copied then.
 
     Raises:
         CompileError, CanaryError, …: the first generation could not be built.
@@ -104,6 +106,7 @@ class DoubleBufferedTrainer:
         background_qos: int = BACKGROUND_QOS,
         foreground_qos: int = FOREGROUND_QOS,
         workers: int | str | WorkerPool = 0,
+        handover: bool = False,
     ) -> None:
         self.workers: WorkerPool | None = None
         self._own_workers = False
@@ -136,6 +139,7 @@ class DoubleBufferedTrainer:
                 canary=canary,
                 trace=trace,
                 packing=packing,
+                handover=handover,
             )
         except BaseException:
             self.close()
@@ -156,6 +160,7 @@ class DoubleBufferedTrainer:
         canary: bool,
         trace: int,
         packing: PackingChoice,
+        handover: bool,
     ) -> None:
         """Pack the kernels and wait for the first generation; unpack them if it fails."""
         kernels = self.kernels
@@ -170,7 +175,7 @@ class DoubleBufferedTrainer:
         self.packing = pack(kernels, {n: w.size for n, w in first.items()}, packing)
         packed = len(self.packing.sources) < len(kernels)
         try:
-            self._open(first, options)
+            self._open(first, options, handover)
         except EngineError as error:
             if not packed or not (packing == "auto" or isinstance(packing, int)):
                 raise
@@ -178,17 +183,17 @@ class DoubleBufferedTrainer:
             if self._calls.handle:
                 self._close_scheduler(None)
             self.packing = dataclasses.replace(pack(kernels, {}, None), fallback=why)
-            self._open(first, options)
+            self._open(first, options, handover)
             log.warning("packing given up, every kernel is a program of its own: %s", why)
 
-    def _open(self, first: Arrays, settings: dict[str, int]) -> None:
+    def _open(self, first: Arrays, settings: dict[str, int], handover: bool) -> None:
         """Make the core's scheduler for this packing and build the first generation."""
         self._c = CKernels(self.kernels.kernels, first, self.packing.sources)
         counts = [first[n].size for n in self._c.names]
         self._calls.open(self._c, counts, self.kernels, settings)
         _open_trainers.add(self)
-        snapshot, ns = self._versions.snapshot(first, handover=False)
-        self._submit(snapshot, 0, ns)
+        snapshot, ns = self._versions.snapshot(first, handover)
+        self._submit(snapshot, 0, ns, owned=not handover)
         self._finish()
 
     # ------------------------------ weights ------------------------------

@@ -34,7 +34,7 @@ class Versions:
         shapes: of the first version, which all others must have.
         kept: version -> its arrays.
         owned: versions whose arrays are copies of this object's making.
-        spare: buffers for a whole version that nobody needs now.
+        spare: buffers for a whole version that nobody needs now, at most ``keep_spare``.
         offered: weights of version ``offer_version`` as the core was given them.
         copies: the buffers of these offers, when all of them are copies.
         left: offers that were withdrawn and are perhaps still read.
@@ -45,6 +45,7 @@ class Versions:
         self.kept: dict[int, Arrays] = {}
         self.owned: set[int] = set()
         self.spare: list[Arrays] = []
+        self.keep_spare = _SPARE
         self.offered: Arrays = {}
         self.offer_version = -1
         self.copies: Arrays | None = None
@@ -96,7 +97,7 @@ class Versions:
             copies = self.kept.pop(version)  # of a set that failed, too
             if version in self.owned:
                 self.owned.discard(version)
-                if len(self.spare) < _SPARE:
+                if len(self.spare) < self.keep_spare:
                     self.spare.append(copies)
 
     def clear(self) -> None:
@@ -111,8 +112,11 @@ class Versions:
         """A version nobody will write, and the nanoseconds it took: the arrays themselves, or
         copies in recycled buffers."""
         if handover:
+            self.keep_spare = 0  # nobody copies any more
+            self.spare.clear()
             return weights, 0
         begin = time.monotonic_ns()
+        self.keep_spare = _SPARE
         copies = self.buffers()
         for name, array in weights.items():
             np.copyto(copies[name], array)

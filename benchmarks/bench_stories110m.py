@@ -65,8 +65,12 @@ class Worker:
         )
         program = LlamaProgram(config)
         self.trainer = ane.DoubleBufferedTrainer(
-            program.kernel_set(), self.optimizer.params, staleness=setup["staleness"]
+            program.kernel_set(),
+            self.optimizer.params,
+            staleness=setup["staleness"],
+            handover=True,
         )
+        self.optimizer.handed_over(0, True)
         self.step = MicroStep(program, self.trainer, self.optimizer.grads)
         self.tokens = np.fromfile(setup["tokens"], "<u2").astype(np.int32)
 

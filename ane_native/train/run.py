@@ -185,6 +185,7 @@ class Run:
             update=self.optimizer if self.config.update == "background" else None,
             trace=ring,
             workers=self.pool or 0,
+            handover=True,
         )
         self.boundary = Boundary(
             self.trainer,
@@ -196,6 +197,8 @@ class Run:
         )
         newest_is_0 = weights is self.optimizer.params
         self.optimizer.restart_versions(0 if newest_is_0 else 1)
+        if newest_is_0:
+            self.optimizer.handed_over(0, True)
         try:
             self.step = MicroStep(
                 self.program,

@@ -127,28 +127,33 @@ const char *sa_exec_blas(void) {
 
 void sa_gemm_choose(bool use) { atomic_store(&choice, use); }
 
-/* ============================== Packing scratch =========================== */
+/* ============================== Scratch =================================== */
 
-/* The built-in product needs half a megabyte per thread, kept until the
- * thread ends. */
-static pthread_key_t pack_key;
-static bool pack_key_made;
+/* The built-in product needs half a megabyte per thread and widened weights up to a
+ * few, kept until the thread ends. */
+static pthread_key_t scratch_keys[SA_SCRATCH_KINDS];
+static bool scratch_keys_made;
 
-static void make_key(void) { pack_key_made = pthread_key_create(&pack_key, sa_free) == 0; }
+static void make_keys(void) {
+    for (int i = 0; i < SA_SCRATCH_KINDS; i++)
+        if (pthread_key_create(&scratch_keys[i], sa_free) != 0)
+            return;
+    scratch_keys_made = true;
+}
 
-float *sa_pack_scratch(size_t floats) {
+float *sa_scratch(SaScratch kind, size_t floats) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, make_key);
-    if (!pack_key_made)
+    pthread_once(&once, make_keys);
+    if (!scratch_keys_made)
         return NULL;
-    size_t *p = pthread_getspecific(pack_key); /* size, then the floats 64 bytes on */
+    size_t *p = pthread_getspecific(scratch_keys[kind]); /* size, then the floats 64 bytes on */
     if (p && *p >= floats)
         return (float *)(void *)((char *)p + 64);
     sa_free(p);
     p = sa_malloc(64 + floats * sizeof(float));
     if (p)
         *p = floats;
-    pthread_setspecific(pack_key, p);
+    pthread_setspecific(scratch_keys[kind], p);
     return p ? (float *)(void *)((char *)p + 64) : NULL;
 }
 

@@ -41,8 +41,10 @@ bool sa_gemm(const SaKernels *k, const SaGemmArgs *g);
 /* The same in the engine's fixed point, with bias and rounding. */
 bool sa_fixed_gemm(const SaKernels *k, const SaGemmArgs *g, const SaFixedOut *o);
 
-/* Scratch of this thread, valid until its next call; NULL when memory is short. */
-float *sa_pack_scratch(size_t floats);
+/* Scratch of this thread, valid until its next call of the same kind; NULL when memory is short. */
+typedef enum { SA_SCRATCH_PACK, SA_SCRATCH_WIDE, SA_SCRATCH_KINDS } SaScratch;
+float *sa_scratch(SaScratch kind, size_t floats);
+static inline float *sa_pack_scratch(size_t floats) { return sa_scratch(SA_SCRATCH_PACK, floats); }
 
 /* For tests: false = the built-in product even where a BLAS was found. */
 void sa_gemm_choose(bool blas);

@@ -41,6 +41,16 @@ static void finish(const GemmJob *j, float *c, const float *bias, size_t m0, siz
     }
 }
 
+/* The rows of a constant fp16 matrix that a rectangle needs, as fp32 in scratch of this thread. */
+static const float *widened(const GemmJob *j, const float *halves, size_t at, size_t floats) {
+    float *d = sa_scratch(SA_SCRATCH_WIDE, floats);
+    if (d)
+        j->run->k->half_to_float(d, (const uint16_t *)(const void *)halves + at, floats);
+    else
+        j->run->failed = true;
+    return d;
+}
+
 static void rectangle(const GemmJob *j, size_t batch, size_t part) {
     const SaGemm *g = j->g;
     size_t m0 = part / j->n_parts * g->m_chunk, n0 = part % j->n_parts * g->n_chunk;
@@ -56,8 +66,12 @@ static void rectangle(const GemmJob *j, size_t batch, size_t part) {
     SaGemmArgs x = g->g;
     x.m = g->g.m - m0 < g->m_chunk ? g->g.m - m0 : g->m_chunk;
     x.n = g->g.n - n0 < g->n_chunk ? g->g.n - n0 : g->n_chunk;
-    x.a = j->a + a_at + (x.ta ? m0 : m0 * x.lda);
-    x.b = j->b + b_at + (x.tb ? n0 * x.ldb : n0);
+    a_at += x.ta ? m0 : m0 * x.lda;
+    b_at += x.tb ? n0 * x.ldb : n0;
+    x.a = g->half == SA_HALF_A ? widened(j, j->a, a_at, x.m * x.k) : j->a + a_at;
+    x.b = g->half == SA_HALF_B ? widened(j, j->b, b_at, x.n * x.k) : j->b + b_at;
+    if (!x.a || !x.b)
+        return;
     x.c = j->c + c_at + m0 * x.ldc + n0;
     const float *bias = j->bias ? j->bias + inner * g->bias_step : NULL;
     SaFixedOut o = {.sums = g->sums, .row_bias = g->bias == SA_BIAS_ROW ? bias + m0 : NULL,

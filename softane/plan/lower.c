@@ -238,6 +238,29 @@ SaStatus sa_lower_ref(SaLower *l, const SaValue *v, SaRef *out) {
     return SA_OK;
 }
 
+/* Below this the copy is not worth a thought, nor is the pass that widens it. */
+enum { HALF_MIN = 16384 };
+
+SaStatus sa_lower_half(SaLower *l, const SaValue *v, bool *half, SaRef *out) {
+    SaVal *val = &l->vals[v->id];
+    const SaConst *c = v->constant;
+    size_t n = sa_count(&v->type), bytes;
+    *half = false;
+    if (val->ready || v->type.dtype != SA_FP16 || n < HALF_MIN || !sa_mul_ok(n, 2, &bytes) || !c || !c->data || c->bytes < bytes)
+        return SA_OK;
+    if (!val->half) {
+        void *d = sa_arena_alloc(l->arena, bytes);
+        if (!d)
+            return SA_E_MEMORY;
+        memcpy(d, c->data, bytes);
+        l->const_bytes += bytes;
+        val->half = d;
+    }
+    *half = true;
+    *out = (SaRef){.fixed = val->half, .slot = -1};
+    return SA_OK;
+}
+
 /* ============================== Copies ==================================== */
 
 void sa_dense_strides(const SaType *t, ptrdiff_t stride[SA_MAX_RANK]) {

@@ -9,6 +9,7 @@
 typedef struct {
     SaRef ref;
     bool ready;               /* ref is valid */
+    const void *half;         /* a constant of the plan as fp16, for products; NULL: not kept */
     int uses;                 /* by live operations and as outputs */
     const SaValue *home;      /* placed: the concat or stack result it is computed into, or NULL */
     size_t home_offset;       /* bytes in there */
@@ -61,6 +62,10 @@ SaStatus sa_lower_slot(SaLower *l, size_t floats, SaRef *out);
 
 /* `v` is a view of what lies at `ref`. */
 void sa_lower_alias(SaLower *l, const SaValue *v, SaRef ref);
+
+/* Where a constant fp16 matrix lies as it is stored. *out is left alone and *half false when v is
+ * not one, or was unpacked already. */
+SaStatus sa_lower_half(SaLower *l, const SaValue *v, bool *half, SaRef *out);
 
 /* fp32 constant of `floats` elements that the caller fills in. */
 SaStatus sa_lower_const(SaLower *l, size_t floats, float **data, SaRef *out);

@@ -53,6 +53,29 @@ static void choose_chunks(SaGemm *g) {
         g->n_chunk = round_up(ceil_div(n, parts), COLUMN_GRAIN);
 }
 
+/* A matrix of weights stays fp16 when the rows that a chunk reads lie together: they are widened
+ * as the chunk begins, and the fp32 copy is as large as the chunk, not as the matrix. That pays
+ * when each weight meets enough columns. */
+enum { HALF_MIN_COLUMNS = 32 };
+static const size_t HALF_MAX_FLOATS = (size_t)4 << 20;
+
+static SaStatus weight_ref(SaLower *l, const SaValue *v, SaGemm *g, bool is_b, SaRef *out) {
+    SaGemm cut = *g;
+    cut.batches = 1;
+    for (int i = 0; i < cut.n_batch; i++)
+        cut.batches *= cut.batch[i];
+    choose_chunks(&cut);
+    size_t rows = is_b ? cut.n_chunk : cut.m_chunk, columns = is_b ? cut.m_chunk : cut.n_chunk, floats;
+    bool together = is_b ? g->g.tb && g->g.ldb == g->g.k : !g->g.ta && g->g.lda == g->g.k, half = false;
+    if (together && g->half == SA_HALF_NONE && !g->winograd && columns >= HALF_MIN_COLUMNS &&
+        sa_mul_ok(rows, g->g.k, &floats) && floats <= HALF_MAX_FLOATS)
+        SA_TRY(sa_lower_half(l, v, &half, out));
+    if (!half)
+        return sa_lower_ref(l, v, out);
+    g->half = is_b ? SA_HALF_B : SA_HALF_A;
+    return SA_OK;
+}
+
 /* Fill in and append a product step. in[2] is the bias, if any. */
 static SaStatus append_gemm(SaLower *l, const SaOp *op, SaGemm g, SaRef a, SaRef b, SaRef bias, SaRef out) {
     enum { BLAS_MAX = 0x7fffffff };
@@ -198,10 +221,10 @@ SaStatus sa_lower_conv(SaLower *l, const SaOp *op, int index) {
     SA_TRY(operand(l, op, "weight", &w));
     SA_TRY(conv_geometry(l, op, &x->type, &w->type, &c));
     SA_TRY(sa_lower_ref(l, x, &rx));
-    SA_TRY(sa_lower_ref(l, w, &rw));
     SA_TRY(optional_ref(l, op, "bias", &c.has_bias, &bias));
     size_t taps = volume(c.kernel), k = c.c_in / c.groups * taps, m = c.c_out / c.groups, n = volume(c.out);
     if (c.groups > 1 && (m < 4 || k < 4)) {
+        SA_TRY(sa_lower_ref(l, w, &rw));
         SA_TRY(sa_lower_result(l, op->results[0], &out));
         return append_direct(l, op, &c, rx, rw, bias, out);
     }
@@ -219,6 +242,7 @@ SaStatus sa_lower_conv(SaLower *l, const SaOp *op, int index) {
         *kept = c;
         g.winograd = kept;
     }
+    SA_TRY(weight_ref(l, w, &g, false, &rw));
     return append_gemm(l, op, g, rw, rx, bias, out);
 }
 
@@ -273,11 +297,11 @@ static void join_batch_into_rows(SaGemm *g) {
 }
 
 /* C^T = B^T A^T: the same product with its result transposed. */
-static void flip(SaGemm *g, SaRef *a, SaRef *b) {
+static void flip(SaGemm *g, const SaValue **a, const SaValue **b) {
     SaGemm o = *g;
-    SaRef r = *a;
+    const SaValue *was = *a;
     *a = *b;
-    *b = r;
+    *b = was;
     g->g.m = o.g.n;
     g->g.n = o.g.m;
     g->g.ta = !o.g.tb;
@@ -292,7 +316,7 @@ static void flip(SaGemm *g, SaRef *a, SaRef *b) {
 /* A matmul operand, read from before a swap of its last two axes if marked.
  * A vector becomes a matrix of one row (x) or one column (y). */
 static SaStatus matmul_operand(SaLower *l, const SaOp *op, const char *key, bool swapped, bool is_y, bool *transposed,
-                               SaType *type, SaRef *ref) {
+                               SaType *type, const SaValue **out) {
     const SaValue *v;
     char flag[16] = "transpose_x";
     flag[10] = key[0];
@@ -310,16 +334,18 @@ static SaStatus matmul_operand(SaLower *l, const SaOp *op, const char *key, bool
     }
     if (type->rank < 2)
         return sa_lower_fail(l, op, SA_E_SHAPE, "operand '%s' is a scalar", key);
-    return sa_lower_ref(l, v, ref);
+    *out = v;
+    return SA_OK;
 }
 
 SaStatus sa_lower_matmul(SaLower *l, const SaOp *op, int index) {
     SaType x, y;
+    const SaValue *va, *vb;
     SaRef a, b, out;
     bool tx, ty;
     uint8_t marks = l->marks[index];
-    SA_TRY(matmul_operand(l, op, "x", (marks & SA_MARK_X_SWAPPED) != 0, false, &tx, &x, &a));
-    SA_TRY(matmul_operand(l, op, "y", (marks & SA_MARK_Y_SWAPPED) != 0, true, &ty, &y, &b));
+    SA_TRY(matmul_operand(l, op, "x", (marks & SA_MARK_X_SWAPPED) != 0, false, &tx, &x, &va));
+    SA_TRY(matmul_operand(l, op, "y", (marks & SA_MARK_Y_SWAPPED) != 0, true, &ty, &y, &vb));
     int64_t x0 = x.dim[x.rank - 2], x1 = x.dim[x.rank - 1], y0 = y.dim[y.rank - 2], y1 = y.dim[y.rank - 1];
     SaGemm g = {.g = {.ta = tx, .tb = ty, .m = (size_t)(tx ? x1 : x0), .k = (size_t)(tx ? x0 : x1),
                       .n = (size_t)(ty ? y0 : y1), .lda = (size_t)x1, .ldb = (size_t)y1}};
@@ -337,7 +363,9 @@ SaStatus sa_lower_matmul(SaLower *l, const SaOp *op, int index) {
         return sa_lower_fail(l, op, SA_E_SHAPE, "the batch axes do not broadcast");
     join_batch_into_rows(&g);
     if (marks & SA_MARK_FLIPPED)
-        flip(&g, &a, &b);
+        flip(&g, &va, &vb);
+    SA_TRY(weight_ref(l, va, &g, false, &a));
+    SA_TRY(weight_ref(l, vb, &g, true, &b));
     SA_TRY(sa_lower_result(l, op->results[0], &out));
     return append_gemm(l, op, g, a, b, (SaRef){.slot = -1}, out);
 }
@@ -352,12 +380,12 @@ SaStatus sa_lower_linear(SaLower *l, const SaOp *op, int index) {
     if (w->type.rank != 2 || x->type.rank < 1 || x->type.dim[x->type.rank - 1] != w->type.dim[1])
         return sa_lower_fail(l, op, SA_E_SHAPE, "weight does not fit x");
     SA_TRY(sa_lower_ref(l, x, &rx));
-    SA_TRY(sa_lower_ref(l, w, &rw));
     SA_TRY(optional_ref(l, op, "bias", &has_bias, &bias));
     SA_TRY(sa_lower_result(l, op->results[0], &out));
     size_t k = (size_t)w->type.dim[1], n = (size_t)w->type.dim[0];
     SaGemm g = {.g = {.tb = true, .m = sa_count(&x->type) / k, .n = n, .k = k, .lda = k, .ldb = k, .ldc = n},
                 .bias = has_bias ? SA_BIAS_COLUMN : SA_BIAS_NONE};
+    SA_TRY(weight_ref(l, w, &g, true, &rw));
     return append_gemm(l, op, g, rx, rw, bias, out);
 }
 

@@ -23,7 +23,7 @@
 /* ============================== References ================================ */
 
 typedef struct {
-    const float *fixed;   /* a constant; NULL: in the workspace */
+    const float *fixed;   /* a constant; NULL: in the workspace. A product's SaGemm.half says that it is fp16 */
     int slot;             /* while lowering; -1 = none */
     size_t offset;        /* bytes: while lowering from the slot's start, afterwards from the workspace's */
 } SaRef;
@@ -71,6 +71,7 @@ typedef struct {
     SaGemmArgs g;              /* pointers filled in per chunk */
     size_t m_chunk, n_chunk;   /* one chunk of work is m_chunk x n_chunk of C in b_chunk batches; */
     size_t b_chunk;            /* it depends on shape and machine, never on the threads of a run */
+    enum { SA_HALF_NONE, SA_HALF_A, SA_HALF_B } half; /* this operand is a constant kept as fp16, see weight_ref */
     enum { SA_BIAS_NONE, SA_BIAS_ROW, SA_BIAS_COLUMN } bias; /* in[2], one per row or column of C */
     size_t bias_step;          /* per innermost batch (conv groups) */
     bool sums;                 /* conv_transpose: not results yet, C is for FOLD_BACK */

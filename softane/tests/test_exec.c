@@ -410,6 +410,54 @@ static void test_product_sizes(void) {
         }
 }
 
+/* Weights that are constants stay fp16 where a product can widen them chunk by chunk: the plan is
+ * no larger than they are, and the results are those of fp32 copies. */
+static void test_half_weights(void) {
+    enum { ROWS = 320, COLS = 192 };
+#define W2(name, a, b) "tensor<fp16, [" a ", " b "]> " name " = const()[name=string(\"" name "\"), val=tensor<fp16, [" a ", " b \
+    "]>(BLOBFILE(path=string(\"@model_path/weights/" name ".bin\"), offset=uint64(64)))];\n"
+#define FLAG(name, value) "bool " name " = const()[name=string(\"" name "\"), val=bool(" value ")];\n"
+    static const struct {
+        const char *body;
+        bool half;
+    } cases[] = {
+        /* W x: rows of A lie together */
+        {"func main<ios18>(tensor<fp16, [192, 96]> x) {\n" W2("w", "320", "192")
+         "tensor<fp16, [320, 96]> y = matmul(x=w, y=x)[name=string(\"y\")];\n} -> (y);\n", true},
+        /* x W^T: rows of B */
+        {"func main<ios18>(tensor<fp16, [96, 192]> x) {\n" FLAG("f", "false") FLAG("t", "true") W2("w", "320", "192")
+         "tensor<fp16, [96, 320]> y = matmul(x=x, y=w, transpose_x=f, transpose_y=t)[name=string(\"y\")];\n} -> (y);\n", true},
+        {"func main<ios18>(tensor<fp16, [96, 192]> x) {\n" W2("w", "320", "192")
+         "tensor<fp16, [96, 320]> y = linear(x=x, weight=w)[name=string(\"y\")];\n} -> (y);\n", true},
+        /* W^T x: not rows of anything */
+        {"func main<ios18>(tensor<fp16, [320, 96]> x) {\n" FLAG("f", "false") FLAG("t", "true") W2("w", "320", "192")
+         "tensor<fp16, [192, 96]> y = matmul(x=w, y=x, transpose_x=t, transpose_y=f)[name=string(\"y\")];\n} -> (y);\n", false},
+        /* few columns: widening would cost as much as the product */
+        {"func main<ios18>(tensor<fp16, [192, 8]> x) {\n" W2("w", "320", "192")
+         "tensor<fp16, [320, 8]> y = matmul(x=w, y=x)[name=string(\"y\")];\n} -> (y);\n", false},
+        /* one matrix for two products, and once more for something else */
+        {"func main<ios18>(tensor<fp16, [192, 96]> x, tensor<fp16, [192, 64]> u) {\n" W2("w", "320", "192")
+         "tensor<fp16, [320, 96]> y = matmul(x=w, y=x)[name=string(\"y\")];\n"
+         "tensor<fp16, [320, 64]> z = matmul(x=w, y=u)[name=string(\"z\")];\n} -> (y, z);\n", true},
+        {"func main<ios18>(tensor<fp16, [192, 96]> x) {\n" W2("w", "320", "192")
+         "tensor<fp16, [320, 96]> y = matmul(x=w, y=x)[name=string(\"y\")];\n"
+         "tensor<fp16, [320, 192]> z = relu(x=w)[name=string(\"z\")];\n} -> (y, z);\n", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        check_program(__LINE__, cases[i].body, INTEGERS, true);
+        check_program(__LINE__, cases[i].body, UNIFORM, false);
+        Built b = build(cases[i].body, UNIFORM);
+        if (CHECK(b.plan != NULL)) {
+            size_t halves = (size_t)ROWS * COLS * 2;
+            bool kept = sa_plan_bytes(b.plan) < halves + halves / 2;
+            CHECK(kept == cases[i].half);
+        }
+        unbuild(&b);
+    }
+#undef W2
+#undef FLAG
+}
+
 /* ============================== Training kernels ========================== */
 
 /* ||got - want|| / ||want|| over all outputs. */
@@ -633,6 +681,7 @@ int main(int argc, char **argv) {
     test_functions();
     test_programs();
     test_product_sizes();
+    test_half_weights();
     test_training_kernels();
     test_edges();
     test_ports();

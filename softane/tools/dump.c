@@ -147,6 +147,8 @@ static void show_detail(const SaStep *s) {
     case SA_STEP_GEMM:
         printf("%zux%zux%zu%s%s", s->u.gemm.g.m, s->u.gemm.g.n, s->u.gemm.g.k, s->u.gemm.g.ta ? " ta" : "",
                s->u.gemm.g.tb ? " tb" : "");
+        if (s->u.gemm.half != SA_HALF_NONE)
+            printf(", %c kept as fp16", s->u.gemm.half == SA_HALF_A ? 'A' : 'B');
         if (s->u.gemm.batches > 1)
             printf(" x %zu", s->u.gemm.batches);
         if (s->u.gemm.bias != SA_BIAS_NONE)
