@@ -337,8 +337,21 @@ class CKernels:
         for i, name in enumerate(self.names):
             if name not in weights:
                 continue
-            array[i] = ffi.cast("float *", weights[name].ctypes.data)
+            array[i] = ffi.from_buffer("float[]", weights[name])
         return array
+
+
+_F32 = np.dtype(np.float32)
+
+
+def is_float32(value: object) -> bool:
+    """Whether :func:`as_float32` has nothing to do; asked of every weight at every boundary."""
+    return (
+        type(value) is np.ndarray
+        and value.dtype is _F32
+        and value.flags.c_contiguous
+        and value.size > 0
+    )
 
 
 def as_float32(name: str, value: ArrayLike) -> NDArray[np.float32]:

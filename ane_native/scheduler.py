@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from . import _native
 from .engine import Engine
-from .errors import AneError, BusyError, ClosedError, EngineError, StateError
+from .errors import AneError, BusyError, ClosedError, EngineError, StateError, UpdateError
 from .kernel import BACKGROUND_QOS, FOREGROUND_QOS, CKernels, KernelSet, Port, Surface
 from .packing import PackingChoice, pack
 from .sched_calls import Calls
@@ -290,11 +290,17 @@ class DoubleBufferedTrainer:
     def _submit(self, weights: Arrays, version: int, snapshot_ns: int, owned: bool = True) -> None:
         self._versions.keep(version, weights, owned)  # before the call: the job reads at once
         try:
-            self._calls.submit(self._c.pointers(weights), snapshot_ns)
+            pointers = self._pointers(weights, owned)
+            self._calls.submit(pointers, snapshot_ns)
         except BaseException:
             if int(self._calls.state().newest) < version:
                 self._versions.forget(version)
             raise
+
+    def _pointers(self, weights: Arrays, ours: bool) -> Any:
+        if ours:  # these dictionaries take turns
+            return self._versions.pointers(self._c, weights)
+        return self._c.pointers(weights)
 
     def _finish(self) -> BatchStats:
         out = self._calls.finish()
@@ -303,11 +309,12 @@ class DoubleBufferedTrainer:
         self._release_versions()
         return self.stats
 
-    def _release_versions(self) -> None:
-        """Forget versions that neither the scheduler nor the active generation needs."""
+    def _release_versions(self) -> Any:
+        """Forget versions that neither the scheduler nor the active generation needs; the state."""
         state = self._calls.state()
         self._versions.settle_offers(state)
-        self._versions.release(state)
+        self._versions.release(state, self._updates.built)
+        return state
 
     def step(
         self, weights: Mapping[str, ArrayLike] | None, *, handover: bool = False
@@ -346,11 +353,11 @@ class DoubleBufferedTrainer:
             elif not submit:
                 self._calls.submit(_native.core().ffi.NULL, 0)
             else:
-                self._release_versions()
-                version = int(self._calls.state().newest) + 1
+                version = int(self._release_versions().newest) + 1
                 owned = not handover and (not versions.offered or versions.copies is not None)
                 snapshot, ns = versions.with_offers(checked, handover)
                 self._submit(snapshot, version, ns, owned=owned)
+                self._updates.given(version if owned else -1)
             return self._finish()
 
     # ------------------------------ updates ------------------------------
@@ -401,14 +408,46 @@ class DoubleBufferedTrainer:
         with self._alone():
             self._updates.collect()
             build = self._calls.boundary()
-            self._release_versions()
+            state = self._release_versions()
             self._updates.begin(
-                self._c, gradients, build, lr=lr, micro_steps=micro_steps, loss_scale=loss_scale
+                *(self._c, gradients, build, state),
+                lr=lr,
+                micro_steps=micro_steps,
+                loss_scale=loss_scale,
             )
-            stats = self._finish()
+            try:
+                stats = self._finish()
+            except StateError:
+                stats = self._build_again()
             if self.staleness == 0:
                 self._updates.collect()
             return stats
+
+    def _build_again(self) -> BatchStats:
+        """A set failed at the last boundary, and now the update changed nothing, so there is no set
+        that could restore the bound: build the newest weights again."""
+        told: UpdateError | None = None
+        try:
+            self._updates.collect()
+        except UpdateError as error:
+            told = error
+        weights = self._updates.newest()
+        if weights is None:
+            raise StateError(
+                "nothing is compiling that could restore the bound on staleness, and the newest "
+                "weights are not here: call step(weights)"
+            )
+        self._calls.boundary()
+        version = int(self._calls.state().newest) + 1
+        try:
+            self._submit(weights, version, 0, owned=not self._updates.native)
+        finally:
+            if int(self._calls.state().newest) >= version:
+                self._updates.handed_over(version)
+        stats = self._finish()
+        if told is not None:
+            raise told
+        return stats
 
     def settle(self) -> None:
         """Wait until the update under way has ended (not its compile) and take note of it.

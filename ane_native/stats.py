@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -153,61 +152,61 @@ def trace_event(e: Any, kernels: list[str], programs: list[str]) -> TraceEvent:
 
 
 def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:
-    """What the core measured at a boundary (``AneBatchStats``), in milliseconds."""
+    """What the core measured at a boundary (``AneBatchStats``), in milliseconds.
 
-    def ms(ns: int) -> float:
-        return int(ns) / 1e6
-
+    Part of every boundary, so each field is read once and nothing is looked up by a made name.
+    """
     swapped = bool(out.swapped)
-    parts = {n: ms(getattr(out, f"{n}_ns")) for n in ("snapshot", "wait", "swap", "submit")}
-    latencies: dict[str, float | None] = {}
-    for kind in ("idle", "compiling"):
-        seen = getattr(out, f"evals_{kind}") > 0
-        for p in ("p50", "p90", "p99"):
-            value = ms(getattr(out, f"{kind}_{p}_ns"))
-            latencies[f"eval_{kind}_{p}_ms"] = value if seen else None
-    compile_ms = ms(out.compile_ns) if swapped else None
-    stall = math.fsum(parts.values())
-    limit = int(out.compile_limit)
+    snapshot, wait = out.snapshot_ns / 1e6, out.wait_ns / 1e6
+    swap, submit = out.swap_ns / 1e6, out.submit_ns / 1e6
+    stall = snapshot + wait + swap + submit
+    compile_ms = out.compile_ns / 1e6 if swapped else None
+    idle, compiling = out.evals_idle > 0, out.evals_compiling > 0
+    limit, used = out.compile_limit, out.compiles_used
     return BatchStats(
-        batch=int(out.batch),
-        generation=int(out.active),
-        newest=int(out.newest),
-        staleness=int(out.staleness),
+        batch=out.batch,
+        generation=out.active,
+        newest=out.newest,
+        staleness=out.staleness,
         swapped=swapped,
         submitted=bool(out.submitted),
         compile_stall_ms=stall,
-        snapshot_ms=parts["snapshot"],
-        wait_ms=parts["wait"],
-        swap_ms=parts["swap"],
-        submit_ms=parts["submit"],
+        snapshot_ms=snapshot,
+        wait_ms=wait,
+        swap_ms=swap,
+        submit_ms=submit,
         compile_ms=compile_ms,
-        bake_ms=ms(out.bake_ns) if swapped else None,
-        engine_compile_ms=ms(out.engine_compile_ns) if swapped else None,
-        load_ms=ms(out.load_ns) if swapped else None,
-        canary_ms=ms(out.canary_ns) if swapped else None,
+        bake_ms=out.bake_ns / 1e6 if swapped else None,
+        engine_compile_ms=out.engine_compile_ns / 1e6 if swapped else None,
+        load_ms=out.load_ns / 1e6 if swapped else None,
+        canary_ms=out.canary_ns / 1e6 if swapped else None,
         hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
         programs=len(packing.sources),
         packing=packing.fallback or packing.why,
-        programs_compiled=int(out.programs_compiled),
-        programs_reused=int(out.programs_reused),
-        programs_by_workers=int(out.programs_by_workers),
+        programs_compiled=out.programs_compiled,
+        programs_reused=out.programs_reused,
+        programs_by_workers=out.programs_by_workers,
         workers=workers,
-        evals_during_compile=int(out.evals_during_compile),
-        micro_steps_during_compile=int(out.micro_steps_during_compile),
-        evals=int(out.evals),
-        evals_retried=int(out.evals_retried),
-        micro_steps=int(out.micro_steps),
-        batch_ms=ms(out.batch_ns),
-        updates=int(out.updates),
-        updates_skipped=int(out.updates_skipped),
-        optimizer_ms=ms(out.update_ns),
-        background_cpu_ms=ms(out.background_cpu_ns),
-        background_full_ms=ms(out.background_full_ns),
-        failures=int(out.failures),
-        compiles_used=int(out.compiles_used),
-        budget_left=max(0, limit - int(out.compiles_used)) if limit else None,
-        programs_loaded=int(out.programs_loaded),
+        evals_during_compile=out.evals_during_compile,
+        micro_steps_during_compile=out.micro_steps_during_compile,
+        evals=out.evals,
+        evals_retried=out.evals_retried,
+        micro_steps=out.micro_steps,
+        batch_ms=out.batch_ns / 1e6,
+        eval_idle_p50_ms=out.idle_p50_ns / 1e6 if idle else None,
+        eval_idle_p90_ms=out.idle_p90_ns / 1e6 if idle else None,
+        eval_idle_p99_ms=out.idle_p99_ns / 1e6 if idle else None,
+        eval_compiling_p50_ms=out.compiling_p50_ns / 1e6 if compiling else None,
+        eval_compiling_p90_ms=out.compiling_p90_ns / 1e6 if compiling else None,
+        eval_compiling_p99_ms=out.compiling_p99_ns / 1e6 if compiling else None,
+        updates=out.updates,
+        updates_skipped=out.updates_skipped,
+        optimizer_ms=out.update_ns / 1e6,
+        background_cpu_ms=out.background_cpu_ns / 1e6,
+        background_full_ms=out.background_full_ns / 1e6,
+        failures=out.failures,
+        compiles_used=used,
+        budget_left=max(0, limit - used) if limit else None,
+        programs_loaded=out.programs_loaded,
         engine=engine,
-        **latencies,
     )

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from operator import is_
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from . import _native
 from .errors import UpdateError
 from .sched_calls import Calls
-from .versions import Versions
+from .versions import Arrays, Versions
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -52,6 +53,9 @@ class NativeUpdate(Protocol):
     def began(self) -> None: ...
     def cancel(self) -> None: ...
     def ended(self, applied: bool, grad_norm: float, clip: float) -> Any: ...
+    @property
+    def params(self) -> dict[str, NDArray[np.float32]]: ...
+    def handed_over(self, version: int, submitted: bool) -> None: ...
 
 
 #: A slower update: ``(gradients, version) -> weights``, or None to leave them as they are.
@@ -68,6 +72,8 @@ class Updates:
         make: the same.
         info: what the last update that ended did, None before the first or with a function.
         version: of the update that has not been collected, None when there is none.
+        built: version of a function's last weights that were to be built; the trainer keeps
+            their copies, in case the set fails. -1: none, or an optimizer makes them.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Updates:
         self.native = hasattr(make, "begin")
         self.info: Any = None
         self.version: int | None = None
+        self.built = -1
         self._calls, self._versions = calls, versions
         self._raised: BaseException | None = None
         self._work: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
@@ -88,19 +95,23 @@ class Updates:
 
     # ------------------------------ begin ------------------------------
 
-    def begin(self, kernels: CKernels, gradients: Any, build: bool, **settings: Any) -> None:
+    def begin(
+        self, kernels: CKernels, gradients: Any, build: bool, state: Any, **settings: Any
+    ) -> None:
         """Hand the next version's update over.
 
         Args:
             kernels: whose weights are built.
             gradients: of the batch.
             build: False: the version is only counted.
+            state: ``AneSchedState`` after the boundary.
             settings: ``lr``, ``micro_steps``, ``loss_scale`` of an optimizer.
         """
-        version = int(self._calls.state().newest) + 1
+        version = int(state.newest) + 1
         if self.native:
             self._copy_gradients(gradients)
-            self._begin_native(kernels, version, build, settings)
+            oldest_needed = min(int(state.oldest_needed), int(state.active))
+            self._begin_native(kernels, version, build, oldest_needed, settings)
         else:
             self._begin_python(kernels, gradients, version, build)
 
@@ -122,22 +133,26 @@ class Updates:
             np.copyto(array, gradients[name])
 
     def _begin_native(
-        self, kernels: CKernels, version: int, build: bool, settings: dict[str, Any]
+        self,
+        kernels: CKernels,
+        version: int,
+        build: bool,
+        oldest_needed: int,
+        settings: dict[str, Any],
     ) -> None:
-        state = self._calls.state()
         job, weights = self.make.begin(
-            version,
-            kernels.names,
-            oldest_needed=min(int(state.oldest_needed), int(state.active)),
-            build=build,
-            **settings,
+            version, kernels.names, oldest_needed=oldest_needed, build=build, **settings
         )
+        versions = self._versions
         try:
-            checked = self._versions.checked(weights)
+            if not versions.known(weights):
+                checked = versions.checked(weights)
+                weights = weights if all(map(is_, checked.values(), weights.values())) else checked
+            pointers = versions.pointers(kernels, weights)
             if build:
-                self._versions.keep(version, checked, owned=False)
+                versions.keep(version, weights, owned=False)
             self.version = version
-            self._calls.submit_update(job, kernels.pointers(checked), build)
+            self._calls.submit_update(job, pointers, build)
         except BaseException:
             if int(self._calls.state().newest) < version:
                 self.version = None
@@ -176,12 +191,34 @@ class Updates:
             weights = self.make(gradients, version)
             if weights is not None:
                 copies, _ = self._versions.snapshot(self._versions.checked(weights), False)
+                pointers = kernels.pointers(copies)
                 if build:
                     self._versions.keep(version, copies, owned=True)
-                pointers = kernels.pointers(copies)
+                    self.built = version
         except BaseException as raised:  # told at the next boundary
             self._raised = raised
         self._calls.provide(version, pointers, self._raised is not None)
+
+    def newest(self) -> Arrays | None:
+        """The newest weights, when they are here to be built again: after a set that failed and an
+        update that changed nothing. The caller has collected."""
+        if self.native:
+            weights: Arrays = self.make.params
+            return weights
+        return self._versions.kept.get(self.built)
+
+    def given(self, version: int) -> None:
+        """The caller has given newer weights himself, as this version (-1: not to be kept)."""
+        if self.make is not None and not self.native:
+            self.built = version
+
+    def handed_over(self, version: int) -> None:
+        """The :meth:`newest` weights are being built as this version."""
+        if self.native:
+            self.make.handed_over(version, True)
+        else:
+            self._versions.forget(self.built)  # the same arrays
+            self.built = version
 
     # ------------------------------ end ------------------------------
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .kernel import as_float32
+from .kernel import as_float32, is_float32
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from .kernel import CKernels
+
 __all__ = ["Arrays", "Versions"]
 
 _SPARE = 2  # buffers kept for later versions
+_REMEMBERED = 8  # dictionaries whose pointers are kept
 
 
 #: name -> C-contiguous float32 array
@@ -42,6 +46,7 @@ class Versions:
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._pointers: dict[int, tuple[CKernels, Arrays, tuple[Any, ...], Any]] = {}
         self.kept: dict[int, Arrays] = {}
         self.owned: set[int] = set()
         self.spare: list[Arrays] = []
@@ -63,15 +68,39 @@ class Versions:
             extra = sorted(str(k) for k in weights.keys() - self.shapes.keys())
             if missing or extra:
                 raise ValueError(f"weights: missing {missing}, not known {extra}")
-        made = {}
+        made, shapes = {}, self.shapes
         for name, value in weights.items():
-            array = as_float32(f"weight {name!r}", value)
-            if self.shapes and array.shape != self.shapes[name]:
+            array: Any = value if is_float32(value) else as_float32(f"weight {name!r}", value)
+            if shapes and array.shape != shapes[name]:
                 raise ValueError(
-                    f"weight {name!r}: expected shape {self.shapes[name]}, got {array.shape}"
+                    f"weight {name!r}: expected shape {shapes[name]}, got {array.shape}"
                 )
             made[name] = array
         return made
+
+    def pointers(self, kernels: CKernels, arrays: Arrays) -> Any:
+        """``kernels.pointers(arrays)``, remembered while these same arrays come again: for
+        dictionaries that take turns, as those of an optimizer and our own copies do."""
+        known = self._pointers.get(id(arrays))
+        if known is not None:
+            of, mapping, each, pointers = known
+            if of is kernels and mapping is arrays and all(map(is_, each, arrays.values())):
+                return pointers
+        if len(self._pointers) >= _REMEMBERED:  # they hold the arrays alive
+            self._pointers.clear()
+        pointers = kernels.pointers(arrays)
+        self._pointers[id(arrays)] = kernels, arrays, tuple(arrays.values()), pointers
+        return pointers
+
+    def known(self, arrays: Mapping[str, ArrayLike]) -> bool:
+        """Whether :meth:`pointers` remembers exactly these arrays: they were checked then."""
+        known = self._pointers.get(id(arrays))
+        return (
+            known is not None
+            and known[1] is arrays
+            and len(known[2]) == len(arrays)
+            and all(map(is_, known[2], arrays.values()))
+        )
 
     # ------------------------------ keeping ------------------------------
 
@@ -82,16 +111,18 @@ class Versions:
 
     def forget(self, version: int) -> None:
         """The core has not taken this version."""
-        self.kept.pop(version, None)
+        arrays = self.kept.pop(version, None)
+        self._pointers.pop(id(arrays), None)
         self.owned.discard(version)
 
-    def release(self, state: Any) -> None:
+    def release(self, state: Any, held: int = -1) -> None:
         """Forget versions that neither the scheduler nor the active generation needs.
 
         Args:
             state: ``AneSchedState``.
+            held: one that is kept all the same.
         """
-        needed = (int(state.active), int(state.pending))
+        needed = (int(state.active), int(state.pending), held)
         oldest = int(state.oldest_needed)
         for version in [v for v in list(self.kept) if v not in needed and v < oldest]:
             copies = self.kept.pop(version)  # of a set that failed, too
@@ -99,11 +130,13 @@ class Versions:
                 self.owned.discard(version)
                 if len(self.spare) < self.keep_spare:
                     self.spare.append(copies)
+                else:
+                    self._pointers.pop(id(copies), None)
 
     def clear(self) -> None:
         """Forget everything."""
         self.offered, self.copies, self.offer_version = {}, None, -1
-        for each in (self.left, self.kept, self.spare, self.owned):
+        for each in (self.left, self.kept, self.spare, self.owned, self._pointers):
             each.clear()
 
     # ------------------------------ copying ------------------------------

@@ -4,6 +4,7 @@ once, and nothing lost when a set fails, a wait is interrupted or the trainer is
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -285,3 +286,109 @@ def test_wrong_calls_are_told(rng: np.random.Generator) -> None:
             trainer.step_update(lr=-1.0)
         assert adam.settled
         assert trainer.step_update().newest == 1
+
+
+# =============================== A failed set, then nothing new =================
+
+
+def fail_in_the_call(trainer: ane.DoubleBufferedTrainer, give: object) -> None:
+    """A set fails in the very call that took its gradients: the bound is broken afterwards."""
+    soft.set("failpoints", "facade.compile=return(1)")
+    for _ in range(4):
+        with contextlib.suppress(ane.CompileError):
+            trainer.step_update(give)
+        if trainer.newest - trainer.generation > trainer.staleness:
+            break
+    else:
+        pytest.fail("no set failed after its gradients were taken")
+    soft.set("failpoints", "")
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_skipped_update_after_a_failed_set_builds_the_newest_weights(
+    staleness: int, rng: np.random.Generator
+) -> None:
+    adam = optimizer(start(rng))
+    good = {n: np.full(p.shape, 64.0, np.float32) for n, p in adam.params.items()}
+    bad = {n: np.full(p.shape, np.nan, np.float32) for n, p in adam.params.items()}
+    with ane.DoubleBufferedTrainer(
+        kernels(), adam.params, staleness=staleness, update=adam
+    ) as trainer:
+        fail_in_the_call(trainer, good)
+        trainer.settle()
+        applied = adam.steps
+        for _ in range(3):
+            assert trainer.step_update(bad).staleness <= staleness
+            trainer.settle()
+            assert not trainer.update_info.applied
+        assert adam.steps == applied
+        assert trainer.active_weights["w"] is adam.params["w"]
+        for _ in range(5):  # buffers of the masters take turns as before
+            trainer.step_update(good)
+            active = {n: p.copy() for n, p in trainer.active_weights.items()}
+            y = trainer.eval("fwd", X)
+            with ane.DoubleBufferedTrainer(kernels(), active) as plain:
+                assert y.tobytes() == plain.eval("fwd", X).tobytes()
+            trainer.settle()
+            assert all(
+                p.tobytes() == active[n].tobytes() for n, p in trainer.active_weights.items()
+            )
+        assert adam.steps == applied + 5
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_function_that_has_nothing_after_a_failed_set(
+    staleness: int, rng: np.random.Generator
+) -> None:
+    params = start(rng)
+
+    def update(factor: float | None, version: int) -> dict[str, np.ndarray] | None:
+        if factor == 0.0:
+            raise RuntimeError("no idea")
+        return None if factor is None else {n: p * factor for n, p in params.items()}
+
+    with ane.DoubleBufferedTrainer(
+        kernels(), params, staleness=staleness, update=update
+    ) as trainer:
+        fail_in_the_call(trainer, 3.0)
+        if staleness == 0:
+            with pytest.raises(ane.UpdateError, match="no idea"):
+                trainer.step_update(
+                    0.0
+                )  # what it raised is told, and the set is built all the same
+        assert trainer.step_update(None).staleness <= staleness
+        trainer.settle()
+        trainer.step_update(None)
+        np.testing.assert_array_equal(trainer.active_weights["w"], params["w"] * 3)
+        for factor in (4.0, 5.0, 6.0, 7.0, 8.0):  # the copies are not used twice
+            trainer.step_update(factor)
+            seen = trainer.active_weights["w"].copy()
+            trainer.settle()
+            np.testing.assert_array_equal(trainer.active_weights["w"], seen)
+            behind = max(3.0, factor - staleness)
+            np.testing.assert_array_equal(seen, params["w"] * np.float32(behind))
+
+
+def test_weights_given_after_a_failed_set_replace_what_a_function_made(
+    rng: np.random.Generator,
+) -> None:
+    params = start(rng)
+
+    def update(factor: float | None, version: int) -> dict[str, np.ndarray] | None:
+        return None if factor is None else {n: p * factor for n, p in params.items()}
+
+    with ane.DoubleBufferedTrainer(kernels(), params, staleness=0, update=update) as trainer:
+        fail_in_the_call(trainer, 3.0)
+        soft.set("failpoints", "facade.compile=return(1)")
+        with pytest.raises(ane.CompileError):
+            trainer.step({n: p * 5 for n, p in params.items()})
+        soft.set("failpoints", "")
+        trainer.step_update(None)
+        np.testing.assert_array_equal(trainer.active_weights["w"], params["w"] * 5)
+        soft.set("failpoints", "facade.compile=return(1)")
+        with pytest.raises(ane.CompileError):
+            trainer.step({n: p * 7 for n, p in params.items()}, handover=True)
+        soft.set("failpoints", "")
+        with pytest.raises(ane.StateError, match="not here"):  # those may be written again
+            trainer.step_update(None)
+        assert trainer.step({n: p * 7 for n, p in params.items()}).staleness == 0
