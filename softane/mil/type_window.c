@@ -36,8 +36,8 @@ static SaStatus window_read(SaRuleCtx *c, SaWindow *w, Padding *p) {
     return SA_OK;
 }
 
-/* Elements that all taps of one window reach over. Dims and operands are at
- * most 2^31, so the product stays below 2^63. */
+/* Elements that all taps of one window reach over. Dims and operands are below
+ * 2^31, so the product stays below 2^62. */
 static int64_t reach(const SaWindow *w, int i) { return w->dilation[i] * (w->kernel[i] - 1) + 1; }
 
 /* One axis: floor((in + pads - reach) / stride) + 1, or ceil(in / stride). */
@@ -138,9 +138,7 @@ SaStatus sa_rule_conv(SaRuleCtx *c) {
 
 /* What of the full result, (in - 1) * stride + reach elements, is kept. */
 static SaStatus transposed_axis(SaRuleCtx *c, const Padding *p, int64_t wanted, int i, SaWindow *w) {
-    int64_t full;
-    if (__builtin_mul_overflow(w->in[i] - 1, w->stride[i], &full) || __builtin_add_overflow(full, reach(w, i), &full))
-        return sa_rule_fail(c, SA_E_LIMIT, NULL, "the result is too large");
+    int64_t full = (w->in[i] - 1) * w->stride[i] + reach(w, i); /* two products like that of reach(): still below 2^63 */
     int64_t cut = p->pad[2 * i] + p->pad[2 * i + 1];
     if (strcmp(p->type, "same") == 0)
         cut = full - w->in[i] * w->stride[i];

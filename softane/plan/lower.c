@@ -137,9 +137,12 @@ SaStep *sa_lower_step(SaLower *l, SaStepKind kind) {
     return s;
 }
 
+/* More than any memory; and a million of them, all alive at once, add up without overflow. */
+#define SLOT_MAX_BYTES ((size_t)1 << 44)
+
 SaStatus sa_lower_slot(SaLower *l, size_t floats, SaRef *out) {
     size_t bytes;
-    if (!sa_mul_ok(floats, sizeof(float), &bytes) || bytes > SIZE_MAX - 63)
+    if (!sa_mul_ok(floats, sizeof(float), &bytes) || bytes > SLOT_MAX_BYTES)
         return sa_lower_fail(l, NULL, SA_E_LIMIT, "a tensor is too large");
     SaSlot *list = grown(l, l->slots, l->n_slots, &l->cap_slots, sizeof *list);
     if (!list)

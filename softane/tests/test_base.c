@@ -188,6 +188,18 @@ static void failpoint_grammar_is_kept(void) {
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         CHECK(sa_failpoint_configure(good[i]) == SA_OK);
     }
+    char text[1200];
+    for (int over = 0; over < 2; over++) { /* 47 bytes of name, 8 terms, 64 points; and one more */
+        SaStatus want = over ? SA_E_SYNTAX : SA_OK;
+        snprintf(text, sizeof text, "%.*s=off", 47 + over, "n23456789012345678901234567890123456789012345678");
+        CHECK(sa_failpoint_configure(text) == want);
+        snprintf(text, sizeof text, "a=off%s%s", "->off->off->off->off->off->off->off", over ? "->off" : "");
+        CHECK(sa_failpoint_configure(text) == want);
+        int n = 0;
+        for (int i = 0; i < 64 + over; i++)
+            n += snprintf(text + n, sizeof text - (size_t)n, "p%d=off;", i);
+        CHECK(sa_failpoint_configure(text) == want);
+    }
     CHECK(sa_failpoint_configure("keep=return(5)") == SA_OK);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         check_at(__LINE__, sa_failpoint_configure(bad[i]) == SA_E_SYNTAX, bad[i]);

@@ -360,6 +360,11 @@ static bool all(const uint16_t *p, float v) {
     return true;
 }
 
+static void surfaces_hold_16_gib_at_most(void) {
+    SaSurfaceProps most = {.width = (size_t)1 << 34, .height = 1}, more = {.width = ((size_t)1 << 34) + 1, .height = 1};
+    CHECK(sa_surface_complete(&most) == SA_OK && most.bytes == (size_t)1 << 34 && sa_surface_complete(&more) == SA_E_LIMIT);
+}
+
 /* y = a_in - b_in; symbols sort to a_in 0, b_in 1, although the text says b_in first. */
 static void surfaces_bind_by_symbol_and_size(void) {
     SaAnswer a;
@@ -692,6 +697,7 @@ int main(void) {
     compiles_beyond_the_limit_are_refused();
     unused_entries_are_evicted_oldest_first();
     loads_beyond_the_limits_are_refused();
+    surfaces_hold_16_gib_at_most();
     surfaces_bind_by_symbol_and_size();
     weights_are_frozen_at_compile();
     procedures_have_their_own_symbols();

@@ -332,6 +332,54 @@ static void broken_requests_fail_without_an_error(void) { /* 28 */
     unload(m);
 }
 
+/* `n` inputs and outputs in one function, y<i> = -x<i>; or in two functions with n and m. */
+static id<Model> many_ports(int n, int m) {
+    NSMutableString *t = [NSMutableString stringWithUTF8String:HEAD];
+    for (int f = 0; f < (m ? 2 : 1); f++) {
+        int count = f ? m : n;
+        [t appendFormat:@"func f%d<ios18>(", f];
+        for (int i = 0; i < count; i++)
+            [t appendFormat:@"%s" T " x%03d", i ? ", " : "", i];
+        [t appendString:@") {\nfp16 k = const()[name=string(\"k\"), val=fp16(-1)];\n"];
+        for (int i = 0; i < count; i++)
+            [t appendFormat:@T " y%03d = mul(x=x%03d, y=k)[name=string(\"y%03d\")];\n", i, i, i];
+        [t appendString:@"} -> ("];
+        for (int i = 0; i < count; i++)
+            [t appendFormat:@"%sy%03d", i ? ", " : "", i];
+        [t appendString:@");\n"];
+    }
+    [t appendString:@"}\n"];
+    return staged([t UTF8String], nil);
+}
+
+/* Surfaces of symbols first .. first + n - 1: inputs hold 1, but `odd` holds 3. */
+static bool all_ports_run(id<Model> m, int first, int n, int procedure) {
+    NSMutableArray *in = [NSMutableArray array], *out = [NSMutableArray array], *at = [NSMutableArray array];
+    IOSurfaceRef one = filled(HALF_1), three = filled(HALF_3), y[256];
+    for (int i = 0; i < n; i++) {
+        [in addObject:wrap(i == n - 1 ? three : one)];
+        [out addObject:wrap(y[i] = surface_of(BYTES))];
+        [at addObject:num(first + i)];
+    }
+    bool good = eval(m, request(in, at, out, at, num(procedure)));
+    for (int i = 0; good && i < n; i++)
+        good = all(y[i], i == n - 1 ? 0xc200 : HALF_MINUS_1);
+    return good;
+}
+
+static void requests_hold_255_surfaces(void) {
+    id<Model> m = many_ports(255, 0);
+    CHECK(load(m) && all_ports_run(m, 0, 255, 0) && !all_ports_run(m, 0, 256, 0) && !all_ports_run(m, 0, 254, 0) && unload(m));
+    NSError *e = nil;
+    m = many_ports(256, 0);
+    CHECK(![m compileWithQoS:21 options:none() error:&e] && says(e, @".compiler", 1, @"err=( "));
+    m = many_ports(200, 55); /* symbols run over all procedures: 254 is the last that a request can name */
+    CHECK(load(m) && all_ports_run(m, 0, 200, 0) && all_ports_run(m, 200, 55, 1) && unload(m));
+    m = many_ports(200, 56);
+    e = nil;
+    CHECK(load(m) && all_ports_run(m, 0, 200, 0) && !all_ports_run(m, 200, 56, 1) && unload(m));
+}
+
 static void symbols_are_sorted_by_name(void) { /* 29, 30, 31, 35 */
     id<Model> m = staged(sub_text, nil); /* main(b_in, a_in): y = a_in - b_in */
     CHECK(load(m));
@@ -617,7 +665,7 @@ int main(void) {
             compile_writes_its_files_and_drops_the_descriptor, weights_are_frozen_at_compile,
             load_by_identity_reads_nothing, equal_programs_share_one_directory, dropping_a_model_does_not_unload_it,
             the_states_follow_the_calls, a_lost_device_can_be_loaded_again, nil_options_lose_the_model_type, levels_are_serial_evaluations_are_not,
-            broken_requests_fail_without_an_error, symbols_are_sorted_by_name, attributes_describe_every_procedure,
+            broken_requests_fail_without_an_error, requests_hold_255_surfaces, symbols_are_sorted_by_name, attributes_describe_every_procedure,
             surfaces_behave, limits_answer_as_the_engine_does, error_pointers_are_touched_on_failure_only,
             the_client_path_works, the_engine_says_that_it_is_software, a_handler_is_called_on_another_thread,
             programs_run_while_others_come_and_go, an_evaluation_costs_little};

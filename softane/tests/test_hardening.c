@@ -277,6 +277,121 @@ static void only_two_counts_of_topk_are_refused(void) {
     }
 }
 
+/* ---- results of rank 5 and 6, whatever makes them */
+
+static void ranks_of_results_are_limited(void) {
+    static const struct {
+        const char *input, *constants, *call, *fits, *over; /* result with 5 axes and with 6; %1 … %6: see words */
+    } cases[] = {
+        {"[4, 8]", "tensor<int32, [%1]> s = const()[name=\"s\", val=tensor<int32, [%1]>([%2])];\n", "reshape(x=x, shape=s)", "4, 1, 1, 1, 8", "4, 1, 1, 1, 1, 8"},
+        {"[4, 8]", "tensor<int32, [%3]> s = const()[name=\"s\", val=tensor<int32, [%3]>([%4])];\n", "expand_dims(x=x, axes=s)", "4, 1, 1, 1, 8", "4, 1, 1, 1, 1, 8"},
+        {"[%5]", "int32 a = const()[name=\"a\", val=int32(1)];\n", "stack(values=(x, x), axis=a)", "4, 2, 1, 1, 8", "4, 2, 1, 1, 1, 8"},
+        {"[4, 1, 8]", "int32 a = const()[name=\"a\", val=int32(1)];\ntensor<int32, [%6]> i = const()[name=\"i\", val=tensor<int32, [%6]>([0])];\n",
+         "gather(x=x, indices=i, axis=a)", "4, 1, 1, 1, 8", "4, 1, 1, 1, 1, 8"},
+        {"[%5]", "int32 a = const()[name=\"a\", val=int32(1)];\nint32 s = const()[name=\"s\", val=int32(1)];\n",
+         "sliding_windows(x=x, axis=a, size=s)", "4, 1, 1, 1, 8", "4, 1, 1, 1, 1, 8"},
+        {"[2]", "tensor<int32, [%1]> s = const()[name=\"s\", val=tensor<int32, [%1]>([%2])];\nfp16 v = const()[name=\"v\", val=fp16(1)];\n",
+         "fill(shape=s, value=v)", "4, 1, 1, 1, 8", "4, 1, 1, 1, 1, 8"},
+        {"[4, 1, 1, 8]", "tensor<int32, [%6]> i = const()[name=\"i\", val=tensor<int32, [%6]>([0])];\n", "gather_nd(x=x, indices=i)", "1, 1, 1, 1, 8", "1, 1, 1, 1, 1, 8"},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int over = 0; over < 2; over++) {
+            const char *dims = over ? cases[c].over : cases[c].fits;
+            const char *words[7] = {"", over ? "6" : "5", dims, over ? "4" : "3", over ? "1, 2, 3, 4" : "1, 2, 3",
+                                    over ? "4, 1, 1, 1, 8" : "4, 1, 1, 8", over ? "1, 1, 1, 1" : "1, 1, 1"};
+            char plain[1200], text[2000];
+            size_t n = 0;
+            snprintf(plain, sizeof plain, HEAD "func main<i>(tensor<fp16, %s> x) {\n%stensor<fp16, [%s]> y = %s[name=\"y\"];\n} -> (y);\n}\n",
+                     cases[c].input, cases[c].constants, over ? "2" : dims, cases[c].call); /* a type of rank 6 cannot even be written */
+            for (const char *p = plain; *p && n < sizeof text - 40; p++)
+                if (*p == '%')
+                    n += (size_t)snprintf(text + n, sizeof text - n, "%s", words[*++p - '0']);
+                else
+                    text[n++] = *p;
+            text[n] = '\0';
+            SaStatus st = status_of(text, NULL);
+            CHECK_AS(st == (over ? SA_E_LIMIT : SA_OK), cases[c].call);
+        }
+}
+
+/* ---- limits of plans */
+
+static SaStatus plan_status(const char *text, const SaLimits *limits, SaError *err) {
+    SaArena *arena = sa_arena_new(0);
+    SaProgram *p;
+    SaPlan *plan = NULL;
+    SaStatus st = sa_program_parse(arena, text, strlen(text), limits, &p, err);
+    st = st ? st : sa_program_check(arena, p, limits, err);
+    if (st == SA_OK) {
+        zero_blobs(p);
+        st = sa_plan_build(p, &plan, err);
+    }
+    sa_plan_free(plan);
+    sa_arena_free(arena);
+    return st;
+}
+
+/* Does a plan of this text meet a limit that says so? NULL: it must meet none. */
+static bool plan_meets(const char *text, const SaLimits *limits, const char *says) {
+    SaError err = {0};
+    SaStatus st = plan_status(text, limits, &err);
+    bool good = says ? st == SA_E_LIMIT && strstr(err.text, says) : st == SA_OK;
+    if (!good)
+        fprintf(stderr, "  got %s: %s\n", sa_status_name(st), err.text);
+    return good;
+}
+
+/* BLAS counts rows and columns in ints; no tensor of a plan has more than 2^44 bytes. */
+static void sizes_of_plans_are_limited(void) {
+    SaLimits wide;
+    char text[2000];
+    sa_limits_default(&wide);
+    for (int over = 0; over < 2; over++) {
+        int rows = 65535 + over; /* of 32768: 2^31 - 32768, then 2^31 */
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [%d, 32768, 2]> x) {\ntensor<fp16, [3, 2]> w = const()[name=\"w\", "
+                 "val=tensor<fp16, [3, 2]>([1, 2, 3, 4, 5, 6])];\ntensor<fp16, [%d, 32768, 3]> y = linear(x=x, weight=w)[name=\"y\"];\n} -> (y);\n}\n", rows, rows);
+        CHECK(plan_meets(text, &wide, over ? "a product is too large" : NULL));
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [1, 2, %d, 32768]> x) {\ntensor<fp16, [3, 2, 1, 1]> w = const()[name=\"w\", "
+                 "val=tensor<fp16, [3, 2, 1, 1]>([1, 2, 3, 4, 5, 6])];\ntensor<fp16, [1, 3, %d, 32768]> y = conv(x=x, weight=w)[name=\"y\"];\n} -> (y);\n}\n", rows, rows);
+        CHECK(plan_meets(text, &wide, over ? "a product is too large" : NULL));
+    }
+    wide.max_dim = wide.max_width = INT32_MAX; /* as max_dim=0 in a profile */
+    for (int over = 0; over < 2; over++) { /* 2^42 scores, and 2^21 more */
+        snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [1, 2097152, 8]> q, tensor<fp16, [1, %d, 8]> k) {\n"
+                 "tensor<fp16, [1, 2097152, 8]> y = scaled_dot_product_attention(query=q, key=k, value=k)[name=\"y\"];\n} -> (y);\n}\n", 2097152 + over);
+        CHECK(plan_meets(text, &wide, over ? "a tensor is too large" : NULL));
+    }
+    CHECK(plan_meets(HEAD "func main<i>(tensor<fp16, [512, 2147483647, 1]> q) {\n"
+                     "tensor<fp16, [512, 2147483647, 1]> y = scaled_dot_product_attention(query=q, key=q, value=q)[name=\"y\"];\n} -> (y);\n}\n", &wide,
+                     "too many scores")); /* 2^71 */
+    wide.max_kernel_width = INT32_MAX; /* a window of 2^40 at 2^40 places */
+    CHECK(plan_meets(HEAD "func main<i>(tensor<fp16, [1, 1, 1, 1]> x, tensor<fp16, [1, 1, 1048576, 1048576]> w) {\n"
+                     "tensor<int32, [4]> p = const()[name=\"p\", val=tensor<int32, [4]>([1048575, 1048575, 1048575, 1048575])];\n"
+                     "string t = const()[name=\"t\", val=string(\"custom\")];\n"
+                     "tensor<fp16, [1, 1, 1048576, 1048576]> y = conv(x=x, weight=w, pad=p, pad_type=t)[name=\"y\"];\n} -> (y);\n}\n", &wide,
+                     "a convolution is too large"));
+}
+
+/* ---- as many values as the mask has bits */
+
+static void sparse_values_are_counted(void) {
+    static const struct {
+        const char *mask, *shape;
+    } forms[] = {{"tensor<uint1, [2, 4]>([1, 0, 0, 0, 1, 0, 0, 1])", ""}, /* three bits each */
+                 {"tensor<uint8, [1]>([145])", ", shape=tensor<uint32, [2]>([2, 4])"}};
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
+        for (int n = 2; n <= 4; n++) {
+            char text[2000];
+            SaError err = {0};
+            snprintf(text, sizeof text, HEAD "func main<i>(tensor<fp16, [2, 4]> x) {\ntensor<fp16, [2, 4]> k = constexpr_sparse_to_dense()[name=\"k\", "
+                     "nonzero_data=tensor<fp16, [%d]>([1, 2%s]), mask=%s%s];\ntensor<fp16, [2, 4]> y = add(x=x, y=k)[name=\"y\"];\n} -> (y);\n}\n",
+                     n, n == 2 ? "" : n == 3 ? ", 3" : ", 3, 4", forms[f].mask, forms[f].shape);
+            SaStatus st = plan_status(text, NULL, &err);
+            CHECK_AS(st == (n == 3 ? SA_OK : SA_E_OPERAND), forms[f].mask);
+            CHECK_AS(n == 3 || strstr(err.text, n == 2 ? "2 values, the mask asks for more" : "4 values, the mask asks for 3"), forms[f].mask);
+        }
+}
+
 /* Every operation known by name only is refused by that name, and the message helps. */
 static void refused_operations_say_why(void) {
     for (int i = 0; sa_op_refused_at(i); i++) {
@@ -302,6 +417,9 @@ int main(int argc, char **argv) {
     numbers_of_things_are_limited();
     sizes_of_tensors_are_limited();
     only_two_counts_of_topk_are_refused();
+    ranks_of_results_are_limited();
+    sizes_of_plans_are_limited();
+    sparse_values_are_counted();
     refused_operations_say_why();
     CHECK(corpus_walk("valid", "", item_survives) > 100);
     CHECK(corpus_walk("errors", "", item_survives) > 200);

@@ -115,10 +115,34 @@ static void bad_files_are_refused_with_their_line(void) {
     CHECK(sa_file_write(path, line, 305, NULL) == SA_OK && refused("profile", path, ":1: key or value is missing or too long"));
     CHECK(sa_file_write(path, "max_dim = 1\0\n", 13, NULL) == SA_OK && refused("profile", path, ":1: a zero byte"));
     CHECK(refused("profile", "/nowhere/x.profile", "cannot open") && refused("profile", "/", "") && refused("profile", "", "profile"));
-    char *big = calloc(1, 1 << 17);
-    memset(big, '\n', 1 << 17);
-    CHECK(sa_file_write(path, big, 1 << 17, NULL) == SA_OK && refused("profile", path, "bytes"));
+    char *big = calloc(1, (1 << 16) + 1);
+    memset(big, '\n', (1 << 16) + 1);
+    CHECK(sa_file_write(path, big, (1 << 16) + 1, NULL) == SA_OK && refused("profile", path, "has 65537 bytes, more than 65536"));
+    CHECK(sa_file_write(path, big, 1 << 16, NULL) == SA_OK && softane_set("profile", path) == 0 && softane_set("profile", "m1") == 0);
     free(big);
+    for (int over = 0; over < 2; over++) { /* keys of 63 bytes, values of 255: none has so many, so the message tells */
+        memset(line, 'k', sizeof line);
+        memcpy(line + 63 + over, " = 1\n", 5);
+        CHECK(sa_file_write(path, line, (size_t)(68 + over), NULL) == SA_OK);
+        CHECK(refused("profile", path, over ? "missing or too long" : "kkk' is no key of a profile"));
+        memset(line, '1', sizeof line);
+        memcpy(line, "order=", 6);
+        CHECK(sa_file_write(path, line, (size_t)(6 + 255 + over), NULL) == SA_OK);
+        CHECK(refused("profile", path, over ? "missing or too long" : "111' is no value for 'order'"));
+    }
+    char *words = calloc(1, 3001);
+    memset(words, 'p', 3000);
+    CHECK(refused("store_dir", words, "store_dir")); /* relative */
+    words[0] = '/';
+    CHECK(refused("store_dir", words, "store_dir"));
+    words[2999] = 0;
+    CHECK(softane_set("store_dir", words) == 0 && softane_set("store_dir", NULL) == 0);
+    words[1000] = 0;
+    CHECK(refused("partition", words, "partition"));
+    words[999] = 0;
+    CHECK(softane_set("partition", words) == 0 && softane_set("partition", NULL) == 0);
+    free(words);
+    CHECK(softane_set("tflops", "1000000") == 0 && refused("tflops", "1000001", "tflops") && softane_set("tflops", NULL) == 0);
     CHECK(refused("no_such", "1", "there is no setting 'no_such'") && refused("order", "up", "name|declaration|size|random"));
 
     static const char good[] = "  max_dim=77\t# why not\r\n#\n\n order\t=  random\nunload_purges = 1";

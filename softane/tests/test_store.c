@@ -243,6 +243,7 @@ static void every_damage_is_found(void) {
     CHECK(symlink("/etc/passwd", path) == 0 && !sa_shared_has("hurt") && !sa_shared_get("hurt"));
     CHECK(access("/etc/passwd", R_OK) == 0);
     unlink(path);
+    CHECK(write_file(path, whole, n) && truncate(path, ((off_t)4 << 30) + 1) == 0 && is_refused("hurt", path)); /* never read */
     CHECK(mkfifo(path, 0600) == 0 && !sa_shared_has("hurt") && unlink(path) == 0);
     CHECK(write_file(path, whole, n));
     SaLoaded *l = load_known("hurt", &a);
