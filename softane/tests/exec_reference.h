@@ -38,8 +38,12 @@ typedef struct {
     int n;
 } Ref;
 
+#define REF_EXACT ((SaNumerics)99) /* nothing is rounded: mathematics */
+
 static double ref_half(double y, SaNumerics n, bool product) {
     float f = (float)y;
+    if (n == REF_EXACT)
+        return y;
     if (n == SA_NUMERICS_IEEE)
         return sa_half_to_float(sa_half_from_float_even(f));
     if (product && fabsf(f) >= 32768.0f)

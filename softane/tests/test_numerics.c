@@ -189,6 +189,37 @@ static void test_products(bool full) {
         }
 }
 
+/* Sums of 2^31 units and one less: infinite whatever the bias, and not. */
+static void test_limit(void) {
+    for (int below_it = 0; below_it < 2; below_it++)
+        for (int sign = 0; sign < 2; sign++)
+            for (int bias = 0; bias < 3; bias++) {
+                Case c = case_new(5, 20, 2, false, false, bias, 0, 0);
+                uint16_t minus = sign ? 0x8000 : 0, expect[100];
+                for (size_t i = 0; i < c.m; i++) { /* 128 · 256 = 2^15, 2^-8 · 2^-8 = 2^-16 */
+                    c.a[i * c.lda] = 0x5800;
+                    c.a[i * c.lda + 1] = 0x1c00;
+                }
+                for (size_t j = 0; j < c.n; j++) {
+                    c.b[j] = 0x5c00 | minus;
+                    c.b[c.ldb + j] = below_it ? (uint16_t)(0x1c00 | (minus ^ 0x8000)) : 0;
+                }
+                for (size_t i = 0; i < c.m * c.lda; i++)
+                    c.fa[i] = sa_half_to_float(c.a[i]);
+                for (size_t j = 0; j < 2 * c.ldb; j++)
+                    c.fb[j] = sa_half_to_float(c.b[j]);
+                for (size_t i = 0; i < 20; i++)
+                    c.bias_values[i] = sign ? 1000.0f : -1000.0f;
+                for (size_t i = 0; i < 100; i++)
+                    expect[i] = case_expect(&c, i / 20, i % 20);
+                CHECK((expect[0] & 0x7fff) == (!below_it ? 0x7c00 : bias ? 0x77c1 : 0x7800)); /* just below 31768 and 32768 */
+                const SaKernels *v;
+                for (int i = 0; (v = sa_kernels_variant(i)); i++)
+                    CHECK(case_run(v, &c, expect) < 0);
+                case_free(&c);
+            }
+}
+
 /* ============================== Products of `fast` ======================== */
 
 /* |y - exact| <= 2^-11 |exact| + gamma_K sum |a b|, gamma_K = K u / (1 - K u), u =
@@ -276,6 +307,7 @@ static void test_round(void) {
 int main(int argc, char **argv) {
     bool full = argc > 1 && strcmp(argv[1], "full") == 0;
     test_products(full);
+    test_limit();
     test_fast_products(full);
     test_coarse();
     test_round();

@@ -172,8 +172,24 @@ static void put_rows(FILE *out) {
     }
 }
 
+/* ============================== Names ===================================== */
+
+/* What becomes of each name: computed, computed where a profile allows what the engine refuses, or refused. */
+static void put_names(FILE *out) {
+    for (int i = 0; i < SA_OP_COUNT; i++) {
+        const SaOpSpec *s = sa_op_spec((SaOpId)i);
+        bool guarded = s && (s->flags & SA_SPEC_REFUSED);
+        if (s || i == SA_OP_CONST)
+            fprintf(out, "%s\t%s\n", guarded ? "guarded" : "computed", sa_op_name((SaOpId)i));
+    }
+    for (int i = 0; sa_op_refused_at(i); i++)
+        fprintf(out, "refused\t%s\n", sa_op_refused_at(i)->name);
+}
+
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--dict") == 0)
+    if (argc > 1 && strcmp(argv[1], "--names") == 0)
+        put_names(stdout);
+    else if (argc > 1 && strcmp(argv[1], "--dict") == 0)
         put_dictionary(stdout);
     else if (argc > 1 && strcmp(argv[1], "--rows") == 0)
         put_rows(stdout);

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,3 +223,14 @@ def test_operation_computes_what_coremltools_does(case: str) -> None:
     for g, w in zip(got, want, strict=True):
         # constants and the result are rounded to fp16: four units, and sums of 32 terms
         assert np.allclose(g, np.float64(w), rtol=2.0**-9, atol=2.0**-9), case
+
+
+def test_softane_knows_every_operation_of_core_ml_by_name() -> None:
+    """Computed, or refused with what to write instead; `python softane/tools/count_ops.py`."""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, root / "softane" / "tools" / "count_ops.py"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 unknown" in done.stdout

@@ -176,6 +176,57 @@ def test_winograd_convolutions_follow_the_rule(
         assert np.array_equal(program.eval(x), store(acc))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("middle", [1, -1])
+def test_winograd_weights_are_rounded_once(middle: int, sign: int) -> None:
+    """Taps whose half sum lies a hair below a tie of fp16; by way of float it would be the tie."""
+    w = np.zeros((3, 2, 3, 3))
+    w[...] = np.array([1.0, middle * 2.0**-11, -(2.0**-24)]) * sign
+    x = np.zeros((1, 2, 5, 8))
+    x[:, :, :, 3:5] = 1.0
+    acc = winograd(x, w)
+    with soft.using(conv3x3="winograd"), conv_program(x.shape, w) as program:
+        assert np.array_equal(program.eval(x), store(acc))
+
+
+@pytest.mark.parametrize("way", ["direct", "winograd"])
+@pytest.mark.parametrize("numerics", ["silicon", "fast"])
+def test_flushed_convolutions_have_no_subnormals(
+    way: str, numerics: str, rng: np.random.Generator
+) -> None:
+    """Every way a product is made: 3x3, 1x1, grouped, one channel, transposed, matmul."""
+    soft.set("numerics", numerics)
+
+    def check(y: npt.NDArray[np.float32], kept: npt.NDArray[np.float32]) -> None:
+        small = (kept != 0) & (np.abs(kept) < 2.0**-14)
+        assert small.any()  # there is something to flush
+        assert np.array_equal(y, np.where(small, 0.0, kept))
+
+    for c_in, c_out, size, groups in ((4, 6, 3, 1), (4, 6, 1, 1), (4, 4, 3, 4), (6, 4, 3, 2)):
+        x = random_halves(rng, (1, c_in, 6, 32), 2.0**-9)
+        w = random_halves(rng, (c_out, c_in // groups, size, size), 2.0**-4)
+        with soft.using(conv3x3=way), conv_program(x.shape, w, pad=size // 2, groups=groups) as p:
+            kept = p.eval(x).copy()
+            with soft.using(subnormals="flush"):
+                check(p.eval(x), kept)
+    x = random_halves(rng, (1, 4, 6, 8), 2.0**-9)
+    w = random_halves(rng, (4, 2, 3, 3), 2.0**-4)
+    body = _const("w", w.shape) + (
+        '        tensor<fp16, [1, 2, 8, 10]> y = conv_transpose(x=x, weight=w)[name=string("y")];\n'
+    )
+    kept = _run(body, x.astype(np.float32), (1, 2, 8, 10), w)
+    with soft.using(subnormals="flush"):
+        check(_run(body, x.astype(np.float32), (1, 2, 8, 10), w), kept)
+    x = random_halves(rng, (1, 2, 32, 32), 2.0**-9)
+    w = random_halves(rng, (1, 1, 32, 32), 2.0**-4)
+    body = _const("w", w.shape) + (
+        '        tensor<fp16, [1, 2, 32, 32]> y = matmul(x=x, y=w)[name=string("y")];\n'
+    )
+    kept = _run(body, x.astype(np.float32), (1, 2, 32, 32), w)
+    with soft.using(subnormals="flush"):
+        check(_run(body, x.astype(np.float32), (1, 2, 32, 32), w), kept)
+
+
 @pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (2, 3), (3, 6)])
 def test_transposed_convolutions_follow_the_rule(
