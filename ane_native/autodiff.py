@@ -7,7 +7,6 @@ See docs/BUILDER.md for the steps. What comes out is described by :class:`Differ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar, cast
@@ -16,6 +15,7 @@ from ane_native.autodiff_rules import NOT_DIFFERENTIABLE, RULES, ZERO, Back, Not
 from ane_native.mil import Graph, MilText, Statement, Value, label
 from ane_native.mil_ops import Shape
 from ane_native.mil_rules import Window, window
+from ane_native.mil_work import flops
 
 __all__ = ["Differentiated", "NotDifferentiable", "Port", "Product", "differentiate", "label"]
 
@@ -68,6 +68,7 @@ class Differentiated:
         forward_graph, backward_graph: what they were written from.
         wires: input of the backward -> output of the forward whose surface it uses.
         copies: input of the backward -> input of the forward that holds the same.
+        outputs: outputs of the forward that the graph has itself; those behind are taps.
         adjoints: output of the graph -> input of the backward for its adjoint.
         gradients: input of the graph (of those wanted) -> where its gradient is.
         products: the weight gradients.
@@ -81,47 +82,12 @@ class Differentiated:
     backward_graph: Graph
     wires: dict[str, str]
     copies: dict[str, str]
+    outputs: tuple[str, ...]
     adjoints: dict[str, str]
     gradients: dict[str, Port]
     products: tuple[Product[Port], ...]
     tap_bytes: int
     recomputed: int
-
-
-# =============================== Copying graphs =================================
-
-
-def _copy(g: Graph, s: Statement, at: dict[Value, Value]) -> None:
-    """Add statement `s` of another graph to `g`; `at` maps old values to new ones."""
-    if s.op == "const" and s.blob is None:
-        at[s.results[0]] = g._constant(s.results[0].type, s.literal)
-        return
-    if s.op == "const":
-        old = s.results[0]
-        for t in g.statements:
-            if t.blob == s.blob and t.offset == s.offset and t.results[0].type == old.type:
-                at[old] = t.results[0]
-                return
-        made = Value(g, g._free(old.name), old.type)
-        g._names.add(made.name)
-        g._add(Statement("const", (made,), blob=s.blob, offset=s.offset, source=s.source))
-        at[old] = made
-        return
-    given = {
-        k: tuple(at[x] for x in v) if isinstance(v, tuple) else at[v] for k, v in s.operands.items()
-    }
-    for old, new in zip(s.results, g.add_operation(s.op, given, fill=False), strict=True):
-        at[old] = new
-
-
-def _need(g: Graph, v: Value, at: dict[Value, Value]) -> None:
-    """Copy constants that `v` is made of."""
-    s = v.statement
-    if v in at or s is None:
-        return
-    for operand in s.tensors():
-        _need(g, operand, at)
-    _copy(g, s, at)
 
 
 # =============================== Reverse mode ===================================
@@ -136,11 +102,11 @@ class _Joint:
         self.g = Graph(graph.dialect, allow_refused=graph.allow_refused)
         self.at: dict[Value, Value] = {}
         for v in graph.inputs:
-            self.at[v] = _input(self.g, label(v), v)
+            self.at[v] = self.g.input_like(label(v), v)
         live = graph.live()
         for s in graph.statements:
             if any(v in live for v in s.results):
-                _copy(self.g, s, self.at)
+                self.g.add_copy(s, self.at)
         self.inputs = [self.at[v] for v in graph.inputs]
         self.outputs = [self.at[v] for v in graph.outputs]
         self.forward = list(self.g.statements)
@@ -186,7 +152,7 @@ class _Joint:
     def run(self) -> None:
         for i, v in enumerate(self.outputs):
             if v in self.varies:
-                seed = _input(self.g, f"d{label(self.source.outputs[i])}", v)
+                seed = self.g.input_like(f"d{label(self.source.outputs[i])}", v)
                 self.seeds[v] = seed
                 self.adjoint[v] = seed
         for s in reversed(self.forward):
@@ -244,28 +210,7 @@ class _Joint:
         return done
 
 
-def _input(g: Graph, name: str, v: Value) -> Value:
-    """A port of the type of `v`; scalars too, which parsed programs may put out."""
-    made = g.input(name, v.shape or (1,), v.dtype)
-    made.type = v.type
-    return made
-
-
 # =============================== The cut ========================================
-
-
-def _flops(s: Statement) -> float:
-    size = float(sum(v.size for v in s.results))
-    if s.op in ("conv", "conv_transpose"):
-        w = s.value("weight").shape
-        return 2 * size * math.prod(w[1:])
-    if s.op == "matmul":
-        return 2 * size * s.value("x").shape[-2 if s.params.get("transpose_x") else -1]
-    if s.op in ("linear",):
-        return 2 * size * s.value("x").shape[-1]
-    if s.op == "scaled_dot_product_attention":
-        return 4 * size * s.value("key").shape[-2]
-    return size
 
 
 class _Cut:
@@ -299,7 +244,7 @@ class _Cut:
         return list(made)
 
     def cost(self, kept: set[Value]) -> float:
-        return sum(_flops(s) for s in self.again(kept) if not s.is_constant)
+        return sum(flops(s) for s in self.again(kept) if not s.is_constant)
 
     def shrink(self, budget: int | None) -> None:
         """Recompute what costs least per byte until the taps fit; views always."""
@@ -391,9 +336,9 @@ def _emit(
     fwd = Graph(source.dialect, allow_refused=source.allow_refused)
     at: dict[Value, Value] = {}
     for v in joint.inputs:
-        at[v] = _input(fwd, label(v), v)
+        at[v] = fwd.input_like(label(v), v)
     for s in joint.forward:
-        _copy(fwd, s, at)
+        fwd.add_copy(s, at)
     for old, v in zip(source.outputs, joint.outputs, strict=True):
         fwd.output(label(old), at[v])
     order = {v: i for i, v in enumerate(v for s in joint.forward for v in s.results)}
@@ -408,7 +353,7 @@ def _emit(
     adjoints = {}
     for out, (v, seed) in zip_outputs(joint):
         if seed in used:
-            to[seed] = _input(bwd, label(seed), v)
+            to[seed] = bwd.input_like(label(seed), v)
             adjoints[out] = to[seed].name
     again = set(cut.again(cut.kept))
     read = {v for s in [*backward, *again] for v in s.tensors()} | set(ends)
@@ -416,7 +361,7 @@ def _emit(
     for v in [*joint.inputs, *joint.outputs, *kept]:
         if v not in read or v in to:
             continue
-        to[v] = _input(bwd, f"t_{label(at[v])}", v)
+        to[v] = bwd.input_like(f"t_{label(at[v])}", v)
         if v in joint.inputs:
             copies[to[v].name] = at[v].name
         else:
@@ -425,16 +370,16 @@ def _emit(
         if all(v in to for v in s.results):
             continue
         for v in s.tensors():
-            _need(bwd, v, to)
+            bwd.add_constants(v, to)
         keep = {v: to[v] for v in s.results if v in to}
-        _copy(bwd, s, to)
+        bwd.add_copy(s, to)
         to.update(keep)
 
     def surface(v: Value, name: str) -> Port:
         """Where a value of the joint graph can be read."""
         if v in at and (at[v] in fwd.outputs or at[v] in fwd.inputs):
             return Port("forward", at[v].name)
-        _need(bwd, v, to)
+        bwd.add_constants(v, to)
         there = to[v]
         if there in bwd.inputs or there in bwd.outputs:
             return Port("backward", there.name)
@@ -461,6 +406,7 @@ def _emit(
         backward_graph=bwd,
         wires=wires,
         copies=copies,
+        outputs=tuple(v.name for v in fwd.outputs[: len(source.outputs)]),
         adjoints=adjoints,
         gradients=gradients,
         products=tuple(products),

@@ -108,6 +108,27 @@ class WorkerError(BudgetExhausted):
     code: int = 0
 
 
+class PartitionError(AneError, ValueError):
+    """A graph cannot be cut into kernels that keep the limits; the message says where and why."""
+
+
+class LimitError(PartitionError):
+    """One operation, or one port, alone exceeds a limit.
+
+    Attributes:
+        limit: name of the limit. most: what it allows. got: what was found.
+        op: the operation, or ``"input"`` or ``"output"``.
+        value: name of its result, or of the port.
+    """
+
+    def __init__(
+        self, limit: str, most: float, got: float, *, op: str, value: str, what: str = ""
+    ) -> None:
+        self.limit, self.most, self.got, self.op, self.value = limit, most, got, op, value
+        said = f" ({what})" if what else ""
+        super().__init__(f"{op} {value!r}: {limit}{said}: expected at most {most:g}, got {got:g}")
+
+
 class ClosedError(AneError):
     """The object was closed."""
 

@@ -1,94 +1,159 @@
 # SPDX-License-Identifier: MIT
-"""A differentiated graph on a trainer: kernels, wires, and weight gradients on the CPU."""
+"""A differentiated graph on a trainer: kernels cut from it, their wires, and weight gradients on
+the CPU beside the kernels that follow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ane_native import autodiff, cpu
-from ane_native.kernel import Kernel, KernelSet
+from ane_native.errors import PartitionError
+from ane_native.kernel import Kernel, KernelSet, Surface
 from ane_native.mil import Graph, label
+from ane_native.partition import Cost, Cut, Limits, Plan, partition
 from ane_native.scheduler import DoubleBufferedTrainer
 
 __all__ = ["GraphModel", "GraphStep", "differentiate"]
 
 Float = npt.NDArray[np.float32]
 Half = npt.NDArray[np.float16]
+Side: TypeAlias = Literal["forward", "backward"]
 PortProduct: TypeAlias = "autodiff.Product[autodiff.Port]"
 
 
 class GraphModel:
-    """Forward and backward kernel of a graph.
+    """Forward and backward kernels of a graph.
+
+    Args:
+        parts: what :func:`ane_native.autodiff.differentiate` made.
+        name: prefix of the kernels' names: ``<name>_forward`` and ``<name>_backward``, numbered
+            where there are several.
+        limits, cost: how both graphs are cut, see :func:`ane_native.partition.partition`.
+        cuts: ``{"forward": cuts, "backward": cuts}`` instead: positions as there.
 
     Attributes:
-        parts: what :func:`ane_native.autodiff.differentiate` made.
-        name: prefix of the kernels' names.
+        parts, name: as given.
+        plans: ``"forward"`` and ``"backward"`` as :class:`ane_native.partition.Plan`.
+        wires: ``kernel.port`` -> ``kernel.port`` whose surface it uses: nothing is copied
+            between kernels.
+
+    Raises:
+        LimitError, PartitionError: the graph cannot be cut so.
     """
 
-    def __init__(self, parts: autodiff.Differentiated, name: str = "model") -> None:
+    def __init__(
+        self,
+        parts: autodiff.Differentiated,
+        name: str = "model",
+        *,
+        limits: Limits | None = None,
+        cost: Cost | None = None,
+        cuts: Mapping[str, Sequence[Cut]] | None = None,
+    ) -> None:
         self.parts, self.name = parts, name
+        graphs: dict[Side, Graph] = {
+            "forward": parts.forward_graph,
+            "backward": parts.backward_graph,
+        }
+        unknown = sorted(set(cuts or {}) - set(graphs))
+        if unknown:
+            raise ValueError(f"cuts: expected forward and backward, got {unknown[0]!r}")
+        self.plans: dict[Side, Plan] = {
+            which: partition(
+                graph,
+                limits=limits,
+                cost=cost,
+                cuts=(cuts or {}).get(which),
+                name=f"{name}_{which}",
+            )
+            for which, graph in graphs.items()
+        }
+        forward, backward = self.plans["forward"], self.plans["backward"]
+        both, most = len(forward) + len(backward), forward.limits.kernels
+        if most is not None and both > most:
+            raise PartitionError(f"forward and backward have kernels {both}, at most {most}")
+        self.wires = {**forward.wires, **backward.wires}
+        sources = {to: forward.outputs[out] for to, out in parts.wires.items()}
+        sources |= {to: forward.inputs[port][0] for to, port in parts.copies.items()}
+        for to, source in sources.items():
+            self.wires |= dict.fromkeys(backward.inputs[to], source)
 
     def kernels(self) -> list[Kernel]:
-        """The two kernels, ``<name>.forward`` and ``<name>.backward``."""
-        return [
-            Kernel(
-                f"{self.name}_{which}",
-                text.text,
-                inputs=text.inputs,
-                outputs=text.outputs,
-                weights=text.weights,
-            )
-            for which, text in (
-                ("forward", self.parts.forward),
-                ("backward", self.parts.backward),
-            )
-        ]
+        """All kernels: the forward chain, then the backward chain, each in order."""
+        return [kernel for plan in self.plans.values() for kernel in plan.kernels()]
 
     def kernel_set(self) -> KernelSet:
-        """Both kernels and their wires, as the trainer takes them."""
-        wires = {
-            f"{self.name}_backward.{to}": f"{self.name}_forward.{out}"
-            for to, out in self.parts.wires.items()
-        }
-        return KernelSet(self.kernels(), wires=wires)
+        """The kernels and their wires, as the trainer takes them."""
+        return KernelSet(self.kernels(), wires=self.wires)
+
+    def port(self, which: Side, name: str) -> tuple[str, str]:
+        """(kernel, port) where a port of the forward or backward graph is."""
+        kernel, _, port = self.plans[which].port(name).rpartition(".")
+        return kernel, port
 
     def on(
-        self, trainer: DoubleBufferedTrainer, grads: dict[str, Float] | None = None
+        self,
+        trainer: DoubleBufferedTrainer,
+        grads: dict[str, Float] | Sequence[dict[str, Float]] | None = None,
     ) -> GraphStep:
         """Run it on a trainer; see :class:`GraphStep`."""
         return GraphStep(self, trainer, grads)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{which}: {plan}" for which, plan in self.plans.items())
 
 
 class GraphStep:
     """Forward and backward of one batch, numpy in and out.
 
+    Everything belongs to the trainer's *active* generation, whatever its staleness: call
+    ``trainer.step(weights)`` between batches, and the next set compiles in the background
+    while the micro-steps after it run.
+
     Args:
         model: what runs. trainer: made from its kernel set.
-        grads: weight name -> C-contiguous float32 array that gradients are added to.
+        grads: weight name -> C-contiguous float32 array that gradients are added to. Several
+            of them: sets that take turns, see :attr:`gradients`.
+
+    Attributes:
+        inputs: input of the graph -> its surface, float16; what is written there needs no copy:
+            ``step.inputs["x"][...] = x; step.forward()``.
+        outputs: output of the graph -> its surface, which the next forward writes over.
+        adjoints: output of the graph -> the surface of its adjoint.
+        gradients: which set of gradients is added to.
+
+    Raises:
+        ValueError: a weight without an array in `grads`.
     """
 
     def __init__(
-        self, model: GraphModel, trainer: DoubleBufferedTrainer, grads: dict[str, Float] | None
+        self,
+        model: GraphModel,
+        trainer: DoubleBufferedTrainer,
+        grads: dict[str, Float] | Sequence[dict[str, Float]] | None,
     ) -> None:
-        self.model, self.trainer, self.grads = model, trainer, grads
+        self.model, self.trainer = model, trainer
+        sets = [] if grads is None else [grads] if isinstance(grads, dict) else list(grads)
+        self.gradients = 0
         parts = model.parts
-        self._inputs = [v.name for v in parts.forward_graph.inputs]
-        count = len(parts.forward_graph.outputs) - sum(
-            label(v).startswith("tap") for v in parts.forward_graph.outputs
-        )
-        self._outputs = [v.name for v in parts.forward_graph.outputs[:count]]
-        for p in parts.products:
-            if grads is not None and p.weight not in grads:
-                raise ValueError(f"grads: expected an array for weight {p.weight!r}")
-        if grads is not None:
+        graph = parts.forward_graph
+        self._in = {label(v): self._surface("forward", v.name) for v in graph.inputs}
+        self._out = {label(v): self._surface("forward", v) for v in parts.outputs}
+        self._seeds = {out: self._surface("backward", to) for out, to in parts.adjoints.items()}
+        self.inputs: dict[str, Half] = {k: s.array for k, s in self._in.items()}
+        self.outputs: dict[str, Half] = {k: s.array for k, s in self._out.items()}
+        self.adjoints: dict[str, Half] = {k: s.array for k, s in self._seeds.items()}
+        self._products: list[list[_Stage]] = []
+        if sets:
             cpu.open_blas()
+            self._products = [self._plan(one) for one in sets]
 
-    def _surface(self, which: Literal["forward", "backward"], port: str) -> Any:
-        return self.trainer.surface(f"{self.model.name}_{which}", port)
+    def _surface(self, which: Side, port: str) -> Surface:
+        return self.trainer.surface(*self.model.port(which, port))
 
     def _array(self, port: autodiff.Port) -> Half:
         array: Half = self._surface(port.kernel, port.name).array
@@ -98,71 +163,153 @@ class GraphStep:
         """Evaluate the graph.
 
         Args:
-            inputs: in declared order; any real dtype, anything with as many elements.
+            inputs: in declared order; any real dtype, anything with as many elements. None at
+                all: what was written to :attr:`inputs` is taken.
 
         Returns:
             The output in float32, or a tuple of them.
         """
-        if len(inputs) != len(self._inputs):
-            raise ValueError(f"forward: expected {len(self._inputs)} inputs, got {len(inputs)}")
-        for port, value in zip(self._inputs, inputs, strict=True):
-            self._write("forward", port, value)
-            for to, source in self.model.parts.copies.items():
-                if source == port:
-                    self._write("backward", to, value)
-        self.trainer.run([f"{self.model.name}_forward"])
-        made = tuple(self._surface("forward", name).read() for name in self._outputs)
+        if inputs and len(inputs) != len(self._in):
+            raise ValueError(f"forward: expected {len(self._in)} inputs, got {len(inputs)}")
+        for surface, value in zip(self._in.values(), inputs, strict=False):
+            surface.write(np.asarray(value).reshape(surface.shape))
+        self.trainer.run(self.model.plans["forward"].names)
+        made = tuple(surface.read() for surface in self._out.values())
         return made[0] if len(made) == 1 else made
-
-    def _write(self, which: Literal["forward", "backward"], port: str, value: Any) -> None:
-        surface = self._surface(which, port)
-        surface.write(np.asarray(value).reshape(surface.shape))
 
     def backward(self, *adjoints: npt.ArrayLike) -> dict[str, Float]:
         """Gradients of the last forward; counts a micro-step.
 
+        Gradients of weights are queued as soon as both of their surfaces are written, and are
+        summed beside the kernels that follow; all of them are complete on return.
+
         Args:
             adjoints: gradient of the loss by each output that depends on what was asked for.
+                None at all: what was written to :attr:`adjoints` is taken.
 
         Returns:
             Gradients of the inputs asked for; those of weights are added to ``grads``.
         """
         parts = self.model.parts
-        if len(adjoints) != len(parts.adjoints):
-            raise ValueError(f"backward: expected {len(parts.adjoints)}, got {len(adjoints)}")
-        for port, value in zip(parts.adjoints.values(), adjoints, strict=True):
-            self._write("backward", port, value)
-        self.trainer.run([f"{self.model.name}_backward"])
-        if self.grads is not None:
-            self._products(self.grads)
+        if adjoints and len(adjoints) != len(self._seeds):
+            raise ValueError(f"backward: expected {len(self._seeds)}, got {len(adjoints)}")
+        for surface, value in zip(self._seeds.values(), adjoints, strict=False):
+            surface.write(np.asarray(value).reshape(surface.shape))
+        if not self._products:
+            self.trainer.run(self.model.plans["backward"].names)
+        else:
+            try:
+                for stage in self._products[self.gradients]:
+                    stage.run(self.trainer)
+            finally:
+                cpu.grad_wait()  # also after an error: nothing may add to grads later
         self.trainer.micro_step()
         return {
             name: self._array(port).astype(np.float32) for name, port in parts.gradients.items()
         }
 
-    def _products(self, grads: dict[str, Float]) -> None:
-        waves: dict[str, list[cpu.GradProduct]] = {}
+    # ------------------------------ weight gradients ------------------------------
+
+    def _plan(self, grads: dict[str, Float]) -> list[_Stage]:
+        """Kernels of the backward chain, and what is queued behind each of them."""
+        names = self.model.plans["backward"].names
+        stages = [_Stage([])] + [_Stage([name]) for name in names]
+        last: dict[str, int] = {}
+        later: list[_Stage] = []
         for p in self.model.parts.products:
-            dy = self._array(p.dy)
-            x = None if p.x is None else self._array(p.x)
-            dw = grads[p.weight]
-            if p.kind in ("sum", "value"):
-                _add(dw, summed(p, dy, x), p)
-                continue
-            assert x is not None
-            rows, cols = matrices(p, dy, x)
-            if p.transposed:
-                rows, cols = cols, rows
-            if p.groups > 1 or (p.transposed and len(p.shape) > 2 and max(p.shape[2:]) > 1):
-                _add(dw, grouped(p, dy, x), p)
-                continue
-            view = dw.reshape(rows.shape[0], cols.shape[0])
-            waves.setdefault(p.weight, []).append(cpu.GradProduct(rows, cols, view))
-        while waves:  # no two products may add to one array at a time
-            jobs = cpu.GradJobs([queue.pop() for queue in waves.values()])
-            cpu.grad_submit(jobs)
+            if p.weight not in grads:
+                raise ValueError(f"grads: expected an array for weight {p.weight!r}")
+            at = max(self._ready(port, names) for port in (p.dy, p.x) if port is not None)
+            turn = last[p.weight] = last.get(p.weight, -1) + 1
+            if turn == 0:
+                stage = stages[at]
+            else:  # no two products may add to one array at a time
+                while len(later) < turn:
+                    later.append(_Stage([], wait=True))
+                stage = later[turn - 1]
+            stage.add(p, self._array(p.dy), None if p.x is None else self._array(p.x), grads)
+        for stage in [*stages, *later]:
+            stage.close()
+        return [*stages, *later]
+
+    def _ready(self, port: autodiff.Port, names: list[str]) -> int:
+        """The stage after which a surface holds its values."""
+        kernel, name = self.model.port(port.kernel, port.name)
+        if port.kernel == "forward":
+            return 0
+        made = self.trainer.kernels.kernels[self.trainer.kernels.position(kernel)].port(name)[0]
+        return names.index(kernel) + 1 if made else 0
+
+
+class _Stage:
+    """Kernels to run, and the products that their surfaces complete."""
+
+    def __init__(self, kernels: list[str], *, wait: bool = False) -> None:
+        self.kernels, self.wait = kernels, wait
+        self._fixed: list[cpu.GradProduct] = []  # on surfaces themselves
+        self._moved: list[tuple[PortProduct, Half, Half, Float]] = []  # columns must be copied
+        self._summed: list[tuple[PortProduct, Half, Half | None, Float]] = []
+        self._jobs: cpu.GradJobs | None = None
+
+    def add(self, p: PortProduct, dy: Half, x: Half | None, grads: dict[str, Float]) -> None:
+        """Take a product, in the cheapest form that its shapes allow."""
+        dw = grads[p.weight]
+        by_hand = p.groups > 1 or (p.transposed and len(p.shape) > 2 and max(p.shape[2:]) > 1)
+        if p.kind in ("sum", "value"):
+            fast = _channel_sum(p, dy, x, dw)
+            if fast is not None:
+                self._fixed.append(fast)
+            else:
+                self._summed.append((p, dy, x, dw))
+            return
+        assert x is not None
+        if by_hand:
+            self._summed.append((p, dy, x, dw))
+            return
+        rows, cols = matrices(p, dy, x)
+        if np.shares_memory(rows, dy) and np.shares_memory(cols, x):
+            self._fixed.append(_product(p, rows, cols, dw))
+        else:
+            self._moved.append((p, dy, x, dw))
+
+    def close(self) -> None:
+        """No more products: check those on surfaces once."""
+        self._jobs = cpu.GradJobs(self._fixed) if self._fixed else None
+
+    def run(self, trainer: DoubleBufferedTrainer) -> None:
+        """Run the kernels and queue the products."""
+        if self.wait:
             cpu.grad_wait()
-            waves = {name: queue for name, queue in waves.items() if queue}
+        if self.kernels:
+            trainer.run(self.kernels)
+        if self._jobs is not None:
+            cpu.grad_submit(self._jobs)
+        if self._moved:
+            moved = [_product(p, *matrices(p, dy, x), dw) for p, dy, x, dw in self._moved]
+            cpu.grad_submit(cpu.GradJobs(moved))
+        for p, dy, x, dw in self._summed:
+            _add(dw, grouped(p, dy, x) if p.kind == "conv" else summed(p, dy, x), p)
+
+
+def _product(p: PortProduct, rows: Half, cols: Half, dw: Float) -> cpu.GradProduct:
+    if p.transposed:
+        rows, cols = cols, rows
+    return cpu.GradProduct(rows, cols, dw.reshape(rows.shape[0], cols.shape[0]))
+
+
+def _channel_sum(p: PortProduct, dy: Half, x: Half | None, dw: Float) -> cpu.GradProduct | None:
+    """dw of a bias or gain of each channel of [1, C, 1, T] as the core sums it; else None."""
+    if p.kind != "sum" or p.transposed or dy.ndim != 4 or dy.shape[0] != 1 or dy.shape[2] != 1:
+        return None
+    channels = dy.shape[1]
+    if tuple(p.shape) != (1, channels, 1, 1) or (x is not None and x.shape != dy.shape):
+        return None
+    if not dy.flags.c_contiguous or not (x is None or x.flags.c_contiguous):
+        return None
+    if x is not None and p.sign != 1.0:
+        return None
+    factor = np.full(dy.shape, p.sign, np.float16) if x is None else x
+    return cpu.GradProduct(dy, factor, dw.reshape(channels))
 
 
 def _add(dw: Float, value: Any, p: PortProduct) -> None:
@@ -238,9 +385,17 @@ def differentiate(
     name: str = "model",
     keep_bytes: int | None = None,
     weight_gradients: Literal["cpu", "engine"] = "cpu",
+    limits: Limits | None = None,
+    cost: Cost | None = None,
+    cuts: Mapping[str, Sequence[Cut]] | None = None,
 ) -> GraphModel:
-    """:func:`ane_native.autodiff.differentiate`, ready to run on a trainer."""
+    """:func:`ane_native.autodiff.differentiate`, cut into kernels and ready to run on a trainer.
+
+    Args:
+        graph, wrt, keep_bytes, weight_gradients: as there.
+        name, limits, cost, cuts: as of :class:`GraphModel`.
+    """
     parts = autodiff.differentiate(
         graph, wrt, keep_bytes=keep_bytes, weight_gradients=weight_gradients
     )
-    return GraphModel(parts, name)
+    return GraphModel(parts, name, limits=limits, cost=cost, cuts=cuts)

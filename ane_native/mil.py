@@ -41,7 +41,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,9 @@ from ane_native.mil_text import (
 )
 from ane_native.mil_value import Operand, Value
 
+if TYPE_CHECKING:
+    from ane_native.partition import Plan
+
 __all__ = [
     "OPS",
     "Dialect",
@@ -84,6 +87,7 @@ __all__ = [
     "Value",
     "label",
     "parse",
+    "partition",
 ]
 __all__ += mil_calls.__all__
 
@@ -367,6 +371,47 @@ class Graph(mil_calls.Operations):
                 todo.extend(value.statement.tensors())
         return live
 
+    # ------------------------------- from other graphs --------------------------
+
+    def input_like(self, name: str, value: Value) -> Value:
+        """Declare the next input port, of the type of `value`; scalars too, which parsed
+        programs may put out."""
+        made = self.input(name, value.shape or (1,), value.dtype)
+        made.type = value.type
+        return made
+
+    def add_copy(self, s: Statement, at: dict[Value, Value]) -> None:
+        """Add statement `s` of another graph; `at` maps its values to ours, and is extended."""
+        if s.op == "const" and s.blob is None:
+            at[s.results[0]] = self._constant(s.results[0].type, s.literal)
+            return
+        if s.op == "const":
+            old = s.results[0]
+            for t in self.statements:
+                if t.blob == s.blob and t.offset == s.offset and t.results[0].type == old.type:
+                    at[old] = t.results[0]
+                    return
+            made = Value(self, self._free(old.name), old.type)
+            self._names.add(made.name)
+            self._add(Statement("const", (made,), blob=s.blob, offset=s.offset, source=s.source))
+            at[old] = made
+            return
+        given = {
+            k: tuple(at[x] for x in v) if isinstance(v, tuple) else at[v]
+            for k, v in s.operands.items()
+        }
+        made_here = self.add_operation(s.op, given, fill=False, attributes=s.attributes)
+        for old, new in zip(s.results, made_here, strict=True):
+            at[old] = new
+
+    def add_constants(self, value: Value, at: dict[Value, Value]) -> None:
+        """Copy what a value of another graph is made of, down to what `at` knows."""
+        if value in at or value.statement is None:
+            return
+        for operand in value.statement.tensors():
+            self.add_constants(operand, at)
+        self.add_copy(value.statement, at)
+
     # ------------------------------- inside -------------------------------------
 
     def _op(self, op: str, **given: Any) -> Value:
@@ -617,3 +662,10 @@ def parse(text: str) -> dict[str, Graph]:
     from ane_native.mil_parse import parse as read
 
     return read(text)
+
+
+def partition(graph: Graph, **how: Any) -> Plan:
+    """Cut a graph into kernels; see :func:`ane_native.partition.partition` and docs/PARTITION.md."""
+    from ane_native.partition import partition as cut
+
+    return cut(graph, **how)
