@@ -119,6 +119,8 @@ struct AneProgram {
     NSData *text;
     char identity[256];
     char *directory;      /* staging: the model's own localModelPath */
+    AneLease *lease;      /* on it, from before the first file until nothing is loaded */
+    int at_work, locked;  /* descriptors, -1: see _core_lease.h; none outlives a step under `life` */
     pthread_mutex_t life; /* compile, load, unload */
     pthread_mutex_t run;  /* evaluations of one program are serial */
     AneProgState state;
@@ -127,7 +129,6 @@ struct AneProgram {
     AneSegment *segment;  /* the sources, where a pool compiles; until nobody needs them */
     AneJob *job;          /* a worker's, until the program has proved to be of use */
     AnePool *pool;        /* whose job; a reference */
-    bool begun;           /* a worker was asked */
     int loads;            /* load calls not yet matched by an unload */
     int n_procedures;     /* of the loaded program */
     AneProcedure *procedures;

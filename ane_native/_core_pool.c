@@ -24,9 +24,7 @@
 /* ============================== Jobs ====================================== */
 
 void ane_pool_destroy_job(AneJob *j) {
-    if (j->left_behind)
-        ane_remove_tree(j->directory);
-    free(j->directory);
+    ane_lease_release(j->lease);
     ane_segment_release(j->segment);
     ane_object_release(&j->pool->object);
     free(j);
@@ -108,13 +106,11 @@ AneJob *ane_pool_retry_locked(AnePool *p, AneJob *j, uint64_t serial) {
     return NULL;
 }
 
-int ane_job_start(AnePool *p, AneSegment *s, const char *identity, const char *directory, uint32_t qos, AneJob **out,
-                  AneError *err) {
+int ane_job_start(AnePool *p, AneSegment *s, const char *identity, AneLease *lease, uint32_t qos, AneJob **out, AneError *err) {
     AneJob *j = calloc(1, sizeof *j);
-    if (!j || !(j->directory = strdup(directory))) {
-        free(j);
+    if (!j)
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for a compile job");
-    }
+    ane_lease_retain(j->lease = lease);
     j->pool = p;
     j->segment = s;
     j->qos = qos;
@@ -203,7 +199,6 @@ void ane_job_free(AneJob *j) {
         mine = true;
     }
     j->abandoned = true;
-    j->left_behind = !mine;
     pthread_mutex_unlock(&p->lock);
     if (mine)
         ane_pool_destroy_job(j);

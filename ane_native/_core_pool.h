@@ -14,6 +14,7 @@
 #define ANE_NATIVE_CORE_POOL_H
 
 #include "_core_internal.h"
+#include "_core_lease.h"
 
 /* ============================== Segments ================================== */
 
@@ -83,9 +84,8 @@ typedef struct AneJob AneJob;
 
 /* The pool's object, for ane_object_retain and _release. */
 AneObject *ane_pool_object(AnePool *p);
-/* Queue a compile of the sources in `s`, whose identity and staging directory are known. */
-int ane_job_start(AnePool *p, AneSegment *s, const char *identity, const char *directory, uint32_t qos, AneJob **out,
-                  AneError *err);
+/* Queue a compile of the sources in `s`, whose identity is known; the worker stages in the directory of `lease`. */
+int ane_job_start(AnePool *p, AneSegment *s, const char *identity, AneLease *lease, uint32_t qos, AneJob **out, AneError *err);
 /* ANE_AGAIN: not done within the slice. ANE_OK: *answer holds what came; .error.status
  * ANE_E_WORKER when no worker could do it, ANE_E_CLOSED when the pool was closed. */
 int ane_job_wait(AneJob *j, int32_t slice_ms, AneAnswer *answer);

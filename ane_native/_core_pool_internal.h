@@ -23,7 +23,7 @@ struct AneJob {
     AnePool *pool;
     AneSegment *segment;
     char identity[256];
-    char *directory;    /* where the worker stages */
+    AneLease *lease;    /* on the directory where the worker stages: until it has answered or is dead */
     uint32_t qos;
     uint64_t number;
     /* under the pool's lock */
@@ -33,7 +33,6 @@ struct AneJob {
     bool questioned;    /* refused by a worker that was not fresh: asked once more */
     bool fresh;         /* what was made before was of no use */
     bool abandoned;     /* the caller has gone: freed when done */
-    bool left_behind;   /* ... while a worker was at it: nobody else removes its files */
     bool unserved;      /* given up because no process came up */
     uint64_t patient_until; /* no process comes up: wait so long; 0: do not */
     AneAnswer answer;

@@ -4,7 +4,8 @@
  *
  * There is one AneProgram per identity and process, shared by all who bake the
  * same bytes: the engine keeps one staging directory per identity and unload
- * deletes it, so two owners must not unload behind each other's back. Equal
+ * deletes it, so two owners must not unload behind each other's back; owners in
+ * other processes are told apart by leases (_core_lease.c). Equal
  * kernels (frozen weights, weight-free kernels of every layer) thus cost one
  * compile. Nothing here knows of sets or generations. */
 #include <errno.h>
@@ -22,6 +23,8 @@
 
 enum {
     WAIT_SLICE_MS = 20, /* between two looks at whether the trainer is being closed */
+    COMPILE_WORK_MS = 330000, /* another process compiles the same: more than a worker's usual deadline */
+    LOAD_WORK_MS = 10000,
     MAX_RELOADS = 8
 };
 
@@ -44,9 +47,8 @@ static void destroy_program(AneProgram *p) {
         [p->files release];
         [p->text release];
     }
-    if (p->begun && p->state == PROG_MADE) /* a worker may have staged it, and nobody will unload it */
-        ane_remove_tree(p->directory);
     drop_job(p);
+    ane_lease_release(p->lease); /* with what is staged, unless another process uses it */
     ane_free_procedures(p);
     free(p->directory);
     pthread_mutex_destroy(&p->life);
@@ -93,6 +95,7 @@ static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *f
     }
     snprintf(p->identity, sizeof p->identity, "%s", identity);
     p->refs = 1;
+    p->at_work = p->locked = -1;
     pthread_mutex_init(&p->life, NULL);
     pthread_mutex_init(&p->run, NULL);
     p->model = [(id)model retain];
@@ -246,12 +249,24 @@ static int await_worker(AneProgram *p, AneCost *cost, AneError *err) {
             return ANE_E_WORKER; /* the pool was closed under a trainer that goes on */
         if (err)
             *err = answer.error;
-        if (status != ANE_E_WORKER) { /* the engine's compiler refused */
+        if (status != ANE_E_WORKER) /* the engine's compiler refused */
             p->state = PROG_GONE;
-            ane_remove_tree(p->directory);
-        }
         return status;
     }
+}
+
+/* Under p->life. */
+static int take_lease(AneProgram *p, AneError *err) { return p->lease ? ANE_OK : ane_lease_take(p->directory, &p->lease, err); }
+
+/* Nobody else is at work in its directory from here on. */
+static int begin_work(AneProgram *p, int32_t ms, const AneCost *cost, AneError *err) {
+    return ane_lease_work(p->directory, ms, cost ? cost->stop : NULL, cost ? cost->stop_context : NULL, &p->at_work, err);
+}
+
+static void end_work(AneProgram *p) {
+    ane_lease_unlock(p->locked);
+    ane_lease_unlock(p->at_work);
+    p->at_work = p->locked = -1;
 }
 
 int ane_prog_begin(AneProgram *p, AnePool *pool, uint32_t qos, AneError *err) {
@@ -263,8 +278,8 @@ int ane_prog_begin(AneProgram *p, AnePool *pool, uint32_t qos, AneError *err) {
     @autoreleasepool {
         @try {
             if (p->state == PROG_MADE && p->segment && !p->job && ![p->model compiledModelExists] &&
-                ane_job_start(pool, p->segment, p->identity, p->directory, qos, &p->job, NULL) == ANE_OK) {
-                p->begun = true;
+                (status = take_lease(p, err)) == ANE_OK &&
+                ane_job_start(pool, p->segment, p->identity, p->lease, qos, &p->job, NULL) == ANE_OK) {
                 ane_object_retain(ane_pool_object(pool));
                 p->pool = pool;
             }
@@ -299,11 +314,43 @@ static int no_worker_no_budget(const AneError *why, AneError *err) {
     return ANE_E_WORKER;
 }
 
+/* Under p->life, alone at work in its directory. */
+static int stage_and_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
+    uint64_t begin = ane_now_ns();
+    int status = ane_stage(p->directory, p->text, p->files, err);
+    cost->bake_ns += ane_now_ns() - begin;
+    if (status != ANE_OK) {
+        if (!reserved)
+            ane_budget_return(1);
+        return status;
+    }
+    NSError *e = nil;
+    begin = ane_now_ns();
+    BOOL ok = [p->model compileWithQoS:qos options:[NSDictionary dictionary] error:&e];
+    cost->compile_ns += ane_now_ns() - begin;
+    cost->compiled = true;
+    pthread_mutex_lock(&g.lock);
+    g.compiles++; /* attempts count, whatever they gave */
+    g.compile_failures += !ok;
+    g.reserved--;
+    pthread_mutex_unlock(&g.lock);
+    if (!ok) {
+        status = ane_refused(err, ANE_E_COMPILE, "compile", e, p->identity, qos, begin);
+        p->state = PROG_GONE;
+        return status;
+    }
+    p->state = PROG_COMPILED;
+    return ANE_OK;
+}
+
 /* Under p->life. The model object is spent after a failure: forget the program. */
 static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
     if (p->state != PROG_MADE)
         return p->state == PROG_GONE ? ane_error_set(err, ANE_E_STATE, "this program was unloaded or failed; make a new one")
                                      : ANE_OK;
+    int status = take_lease(p, err);
+    if (status != ANE_OK)
+        return status;
     if (p->job) {
         AneError why;
         ane_error_clear(&why);
@@ -330,44 +377,33 @@ static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *c
         p->state = PROG_COMPILED;
         return ANE_OK;
     }
-    int status = reserved ? ANE_OK : ane_budget_reserve(1, err);
-    if (status != ANE_OK)
+    if (!reserved && (status = ane_budget_reserve(1, err)) != ANE_OK)
         return status;
-    uint64_t begin = ane_now_ns();
-    status = ane_stage(p->directory, p->text, p->files, err);
-    cost->bake_ns += ane_now_ns() - begin;
-    if (status != ANE_OK) {
+    status = begin_work(p, COMPILE_WORK_MS, cost, err);
+    if (status == ANE_OK && [p->model compiledModelExists]) { /* another process was at the same */
         if (!reserved)
             ane_budget_return(1);
-        return status;
+        p->cached = true;
+        p->state = PROG_COMPILED;
+    } else if (status == ANE_OK) {
+        status = stage_and_compile(p, qos, reserved, cost, err);
+    } else if (!reserved) {
+        ane_budget_return(1);
     }
-    NSError *e = nil;
-    begin = ane_now_ns();
-    BOOL ok = [p->model compileWithQoS:qos options:[NSDictionary dictionary] error:&e];
-    cost->compile_ns += ane_now_ns() - begin;
-    cost->compiled = true;
-    pthread_mutex_lock(&g.lock);
-    g.compiles++; /* attempts count, whatever they gave */
-    g.compile_failures += !ok;
-    g.reserved--;
-    pthread_mutex_unlock(&g.lock);
-    if (!ok) {
-        status = ane_refused(err, ANE_E_COMPILE, "compile", e, p->identity, qos, begin);
-        p->state = PROG_GONE;
-        ane_remove_tree(p->directory);
-        return status;
-    }
-    p->state = PROG_COMPILED;
-    return ANE_OK;
+    end_work(p);
+    return status;
 }
 
 /* Weights are frozen in the program now: free them, in memory and on disk. Only
  * what we wrote goes; the compiled files must stay (measured: ddalcu/mlx-serve). */
 static void drop_sources(AneProgram *p) {
     char path[4096];
-    for (NSString *file in p->files)
-        if (snprintf(path, sizeof path, "%s/%s", p->directory, [file UTF8String] + strlen("@model_path/")) < (int)sizeof path)
+    int others = 1, lock = p->lease ? ane_lease_lock(p->directory, &others) : -1;
+    for (NSString *file in p->files) /* another process may be about to compile what lies there */
+        if (others == 0 &&
+            snprintf(path, sizeof path, "%s/%s", p->directory, [file UTF8String] + strlen("@model_path/")) < (int)sizeof path)
             unlink(path);
+    ane_lease_unlock(lock);
     if (p->cached && [(id)p->model respondsToSelector:@selector(setDescriptor:)])
         [p->model setDescriptor:nil]; /* a load by identity keeps the weight bytes alive */
     [p->files release];
@@ -387,9 +423,11 @@ void ane_prog_settle(AneProgram *p) {
 
 /* One load message, timed. */
 static BOOL say_load(AneProgram *p, uint32_t qos, AneCost *cost, NSError **e) {
+    (void)begin_work(p, LOAD_WORK_MS, cost, NULL); /* not to be had: better than no load */
     uint64_t begin = ane_now_ns();
     BOOL ok = [p->model loadWithQoS:qos options:[NSDictionary dictionary] error:e];
     cost->load_ns += ane_now_ns() - begin;
+    end_work(p);
     return ok;
 }
 
@@ -424,7 +462,6 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     if (!ok) {
         status = ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "load", e, p->identity, qos, begin);
         p->state = PROG_GONE;
-        ane_remove_tree(p->directory);
         return status;
     }
     pthread_mutex_lock(&g.lock);
@@ -438,6 +475,22 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     return ane_read_procedures(p, err);
 }
 
+/* The engine deletes the staging directory with an unload, whoever else uses it: what the
+ * others need is kept, and an entry of the engine's cache is theirs too. */
+static BOOL say_unload(AneProgram *p, uint32_t qos, NSError **e) {
+    int others = 0;
+    (void)begin_work(p, LOAD_WORK_MS, NULL, NULL);
+    p->locked = ane_lease_lock(p->directory, &others);
+    bool kept = others > 0 && ane_lease_shelter(p->directory);
+    BOOL ok = [p->model unloadWithQoS:qos error:e];
+    if (kept)
+        ane_lease_restore(p->directory);
+    if (p->by_worker && others == 0) /* its weights are history: nobody will ask for it again */
+        [p->model purgeCompiledModel];
+    end_work(p);
+    return ok;
+}
+
 static int unload_locked(AneProgram *p, uint32_t qos, AneError *err) {
     if (p->state != PROG_LOADED || p->loads == 0)
         return ane_error_set(err, ANE_E_STATE, "unload: this program is not loaded");
@@ -445,9 +498,7 @@ static int unload_locked(AneProgram *p, uint32_t qos, AneError *err) {
         return ANE_OK;
     NSError *e = nil;
     uint64_t begin = ane_now_ns();
-    BOOL ok = [p->model unloadWithQoS:qos error:&e];
-    if (p->by_worker) /* its weights are history: nobody will ask for it again */
-        [p->model purgeCompiledModel];
+    BOOL ok = say_unload(p, qos, &e);
     p->state = PROG_GONE;
     pthread_mutex_lock(&g.lock);
     g.loaded--;
@@ -471,10 +522,13 @@ static int remake_locked(AneProgram *p, uint32_t qos, AneProgram **out, AneError
     AneProgram *made = NULL;
     if (status == ANE_OK)
         status = find_or_make(text, files, segment, &made, err);
+    if (status == ANE_OK && !made->lease) {
+        made->lease = p->lease;
+        p->lease = NULL;
+    }
     if (status == ANE_OK && ane_job_again(job) == ANE_OK) {
         made->job = job;
         made->pool = pool;
-        made->begun = true;
         job = NULL;
         pool = NULL;
     } else if (status == ANE_OK) {
@@ -502,6 +556,7 @@ static int remake_locked(AneProgram *p, uint32_t qos, AneProgram **out, AneError
             status = ane_threw(err, (name), x);           \
         }                                             \
     }                                                 \
+    end_work(p); /* where the engine threw */         \
     bool gone = (p)->state == PROG_GONE;              \
     pthread_mutex_unlock(&(p)->life);                 \
     if (gone)                                         \

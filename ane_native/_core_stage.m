@@ -118,9 +118,11 @@ int ane_model_make(NSData *text, NSDictionary *files, id *model, char identity[2
 
 /* ============================== Staging =================================== */
 
-static int write_file(const char *directory, const char *name, NSData *data, AneError *err) {
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s", directory, name) >= (int)sizeof path)
+/* `beside`: the file appears whole, because somebody may be reading one of that name. */
+static int write_file(const char *directory, const char *name, NSData *data, bool beside, AneError *err) {
+    char path[4096], final[4096];
+    if (snprintf(path, sizeof path, "%s/%s%s", directory, name, beside ? ".new" : "") >= (int)sizeof path ||
+        snprintf(final, sizeof final, "%s/%s", directory, name) >= (int)sizeof final)
         return ane_error_set(err, ANE_E_IO, "staging path too long: %s/%s", directory, name);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -139,28 +141,30 @@ static int write_file(const char *directory, const char *name, NSData *data, Ane
         at += n;
         left -= (size_t)n;
     }
-    if (close(fd) != 0)
+    if (close(fd) != 0 || (beside && rename(path, final) != 0))
         return ane_error_set(err, ANE_E_IO, "cannot write %s: %s", path, strerror(errno));
     return ANE_OK;
 }
 
 /* model.mil and weights/NAME into an empty staging directory (stale files of an
- * earlier build can shadow the new ones: third-party engine notes). */
+ * earlier build can shadow the new ones: third-party engine notes). Where another
+ * process uses it, what is there has the same bytes: the name is their hash. The
+ * caller holds a lease (or its trainer does) and is alone at work there. */
 int ane_stage(const char *directory, NSData *text, NSDictionary *files, AneError *err) {
     char weights[4096];
     if (snprintf(weights, sizeof weights, "%s/weights", directory) >= (int)sizeof weights)
         return ane_error_set(err, ANE_E_IO, "staging path too long: %s", directory);
-    ane_remove_tree(directory);
-    if (mkdir(directory, 0700) != 0 || mkdir(weights, 0700) != 0)
+    bool shared = ane_lease_others(directory) > 0;
+    if (!shared)
+        ane_remove_tree(directory);
+    if ((mkdir(directory, 0700) != 0 && !(shared && errno == EEXIST)) || (mkdir(weights, 0700) != 0 && !(shared && errno == EEXIST)))
         return ane_error_set(err, ANE_E_IO, "cannot make staging directory %s: %s", directory, strerror(errno));
-    int status = write_file(directory, "model.mil", text, err);
+    int status = write_file(directory, "model.mil", text, shared, err);
     for (NSString *path in files) {
         if (status != ANE_OK)
             break;
         const char *name = [path UTF8String] + strlen("@model_path/");
-        status = write_file(directory, name, [files objectForKey:path], err);
+        status = write_file(directory, name, [files objectForKey:path], shared, err);
     }
-    if (status != ANE_OK)
-        ane_remove_tree(directory);
-    return status;
+    return status; /* what was written goes with the lease */
 }

@@ -4,17 +4,18 @@
  *
  * It compiles and never loads: what it made stays in the engine's cache, from where
  * the trainer loads it. The staging directory is the trainer's (same path, same
- * identity); it is removed by the trainer's unload. An unload here could purge the
+ * identity), who holds a lease on it and removes it. An unload here could purge the
  * entry (libane measured that), so there is none.
  *
  * A second thread watches the socket and the parent. When the trainer has died, in
- * whatever way, the worker removes the trainer's staging base and ends, also from
- * the middle of a compile. SIGINT is ignored: a Ctrl-C is the trainer's business. */
+ * whatever way, the worker removes the trainer's staging base, or in a base of several
+ * owners what the dead hold there, and ends, also from the middle of a compile. SIGINT is ignored: a Ctrl-C is the trainer's business. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -34,6 +35,7 @@
 enum {
     WATCH_MS = 200,       /* between two looks at the parent */
     ORPHAN_MS = 2000,     /* from the end of the socket until we must have another parent */
+    WORK_MS = 3600000,    /* somebody else compiles the same: the pool's deadline comes first */
     EXIT_OK = 0, EXIT_BAD = 1
 };
 
@@ -43,21 +45,44 @@ typedef struct {
     int fd;
     pid_t owner;
     const char *reap;
+    pthread_mutex_t lock;  /* held for good once the end has begun */
+    char directory[4096]; /* of the last job, under the lock; "" before the first */
 } Watch;
+
+static Watch g_watch = {.lock = PTHREAD_MUTEX_INITIALIZER}; /* outlives every return */
+
+/* What the dead trainer held in a base that others use too. A compile of ours, or of a sister,
+ * may be writing there for a moment longer, also after somebody else has reaped it. */
+static void leave_shared(Watch *w) {
+    char base[sizeof w->directory];
+    memcpy(base, w->directory, sizeof base);
+    char *slash = strrchr(base, '/');
+    if (!slash)
+        return;
+    *slash = 0;
+    for (int i = 0; i < 3; i++) {
+        ane_lease_sweep(w->directory);
+        ane_lease_reap(base);
+        poll(NULL, 0, 5);
+    }
+}
 
 /* The socket ended without a goodbye. While the trainer's memory is being torn down its
  * descriptors are closed before we get another parent: wait for that. */
-static void end_as_orphan(const Watch *w) {
+static void end_as_orphan(Watch *w) {
     for (int ms = 0; ms < ORPHAN_MS && getppid() == w->owner; ms += 5)
         poll(NULL, 0, 5);
+    pthread_mutex_lock(&w->lock); /* the other thread must neither end us amid this nor begin a job */
     if (getppid() != w->owner && w->reap)
         for (int i = 0; i < 3 && access(w->reap, F_OK) == 0; i++)
             ane_remove_tree(w->reap); /* a sister worker may be writing there for a moment longer */
+    else if (getppid() != w->owner)
+        leave_shared(w);
     _exit(EXIT_OK); /* lint: a compile may be under way in the other thread */
 }
 
 static void *watch(void *context) {
-    const Watch *w = context;
+    Watch *w = context;
     for (;;) {
         struct pollfd p = {.fd = w->fd, .events = POLLRDHUP};
         int n = poll(&p, 1, WATCH_MS);
@@ -110,16 +135,8 @@ static bool answer(int fd, const AneAnswer *a) {
 
 /* ============================== One job =================================== */
 
-static int compile(id<AneModel> model, NSData *text, NSDictionary *files, uint32_t qos, bool fresh, AneAnswer *out) {
-    if (fresh)
-        [model purgeCompiledModel];
-    if ([model compiledModelExists]) {
-        out->cached = 1;
-        return ANE_OK;
-    }
-    const char *directory = [[model localModelPath] fileSystemRepresentation];
-    if (!directory)
-        return ane_error_set(&out->error, ANE_E_ENGINE, "the model has no staging path");
+static int stage_and_compile(id<AneModel> model, const char *directory, NSData *text, NSDictionary *files, uint32_t qos,
+                             AneAnswer *out) {
     uint64_t begin = ane_now_ns();
     int status = ane_stage(directory, text, files, &out->error);
     out->bake_ns = ane_now_ns() - begin;
@@ -129,14 +146,36 @@ static int compile(id<AneModel> model, NSData *text, NSDictionary *files, uint32
     begin = ane_now_ns();
     BOOL ok = [model compileWithQoS:qos options:[NSDictionary dictionary] error:&e];
     out->compile_ns = ane_now_ns() - begin;
-    if (ok)
+    return ok ? ANE_OK : ane_refused(&out->error, ANE_E_COMPILE, "compile", e, out->identity, qos, begin);
+}
+
+/* *at_work: what the caller unlocks, whatever happened. */
+static int compile(id<AneModel> model, NSData *text, NSDictionary *files, uint32_t qos, bool fresh, int *at_work, AneAnswer *out) {
+    if (fresh)
+        [model purgeCompiledModel];
+    if ([model compiledModelExists]) {
+        out->cached = 1;
         return ANE_OK;
-    status = ane_refused(&out->error, ANE_E_COMPILE, "compile", e, out->identity, qos, begin);
-    ane_remove_tree(directory);
+    }
+    const char *directory = [[model localModelPath] fileSystemRepresentation];
+    if (!directory)
+        return ane_error_set(&out->error, ANE_E_ENGINE, "the model has no staging path");
+    if (directory[0] == '/') {
+        pthread_mutex_lock(&g_watch.lock);
+        snprintf(g_watch.directory, sizeof g_watch.directory, "%s", directory);
+        pthread_mutex_unlock(&g_watch.lock);
+    }
+    int status = ane_lease_work(directory, WORK_MS, NULL, NULL, at_work, &out->error);
+    if (status != ANE_OK)
+        return status;
+    if (!fresh && [model compiledModelExists]) /* another process was at the same */
+        out->cached = 1;
+    else
+        status = stage_and_compile(model, directory, text, files, qos, out);
     return status;
 }
 
-static int serve(const AneJobMessage *m, int fd, AneAnswer *out) {
+static int serve(const AneJobMessage *m, int fd, int *at_work, AneAnswer *out) {
     AneSegment *segment = NULL;
     if (fd < 0)
         return ane_error_set(&out->error, ANE_E_ARG, "a job came without its segment");
@@ -153,7 +192,7 @@ static int serve(const AneJobMessage *m, int fd, AneAnswer *out) {
         status = files ? ane_model_make(text, files, &model, out->identity, &out->error)
                        : ane_error_set(&out->error, ANE_E_MEMORY, "out of memory for weight files");
         if (status == ANE_OK)
-            status = compile(model, text, files, m->qos, m->fresh != 0, out);
+            status = compile(model, text, files, m->qos, m->fresh != 0, at_work, out);
     }
     [model release]; /* never loaded: nothing to unload */
     ane_segment_release(segment);
@@ -164,28 +203,31 @@ static void serve_guarded(const AneJobMessage *m, int fd, AneAnswer *out) {
     memset(out, 0, sizeof *out);
     out->magic = ANE_WIRE_MAGIC;
     out->job = m->job;
-    int status;
+    int status, at_work = -1;
     @autoreleasepool {
         @try {
-            status = serve(m, fd, out);
+            status = serve(m, fd, &at_work, out);
         } @catch (NSException *x) {
             status = ane_threw(&out->error, "compile", x);
         }
     }
+    ane_lease_unlock(at_work);
     out->error.status = status;
 }
 
 /* ============================== Life ====================================== */
 
 int ane_worker_main(int32_t fd, const char *engine, int64_t owner, const char *reap) {
-    static Watch w; /* outlives every return */
+    Watch *w = &g_watch;
     static AneAnswer out;
     pthread_t thread;
     signal(SIGINT, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
-    w = (Watch){.fd = fd, .owner = (pid_t)owner, .reap = reap && *reap ? reap : NULL};
-    if (pthread_create(&thread, NULL, watch, &w) != 0)
+    w->fd = fd;
+    w->owner = (pid_t)owner;
+    w->reap = reap && *reap ? reap : NULL;
+    if (pthread_create(&thread, NULL, watch, w) != 0)
         return EXIT_BAD;
     pthread_detach(thread);
     ane_core_thread_enter();
@@ -202,6 +244,6 @@ int ane_worker_main(int32_t fd, const char *engine, int64_t owner, const char *r
     }
     if (m.magic == ANE_WIRE_MAGIC && m.job == 0)
         return EXIT_OK; /* a goodbye */
-    end_as_orphan(&w);
+    end_as_orphan(w);
     return EXIT_OK;
 }

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import importlib.util
 import os
 import shutil
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +33,7 @@ _library: ctypes.CDLL | None = None
 #: handful of files per program, which a disk's file system can make slower than the compile.
 SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_BYTES = 256 << 20  # least free space to use it
+LEFT_AFTER_S = 60.0  # a base without a lock file is being made for no longer than this
 
 
 def library_path() -> Path:
@@ -61,19 +64,62 @@ def _shared_memory_has_room() -> bool:
     return writable and room.f_bavail * room.f_frsize >= SHARED_MEMORY_BYTES
 
 
+#: The base this process made, its process id, and the descriptor that shows that it lives.
+_base: tuple[str, int, int] | None = None
+_ALIVE = ".alive"
+
+
+def _is_left(path: Path) -> bool:
+    """Whether nobody living owns a base.
+
+    Its owner holds a lock on a file in it for its life; a process id says nothing where it was
+    used again, or comes from another namespace.
+    """
+    try:
+        fd = os.open(path / _ALIVE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:  # being made now, or half removed
+        try:
+            return time.time() - path.stat().st_mtime > LEFT_AFTER_S
+        except OSError:
+            return False
+    except OSError:
+        return False  # not ours
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _make_base(path: Path) -> int | None:
+    """Make a base and lock it; None: somebody was faster."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return None
+    beside = path / f"{_ALIVE}.new"  # nobody may see it before it is locked
+    fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    beside.rename(path / _ALIVE)
+    return fd
+
+
 def _staging_directory() -> str:
     """A directory of this process in shared memory; those of dead processes are removed."""
+    global _base
     prefix = f"ane_native-{os.getuid()}-"
     for old in Path(SHARED_MEMORY).glob(f"{prefix}[0-9]*"):
-        try:
-            os.kill(int(old.name.removeprefix(prefix)), 0)
-        except ProcessLookupError:
+        if _is_left(old):
             shutil.rmtree(old, ignore_errors=True)
-        except (PermissionError, ValueError):
-            pass  # alive, or not one of ours
     owner = os.getpid()
-    path = Path(SHARED_MEMORY) / f"{prefix}{owner}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    fd, number = None, 0
+    while fd is None:  # the same process id may live in another namespace
+        path = Path(SHARED_MEMORY) / f"{prefix}{owner}{f'.{number}' if number else ''}"
+        fd = _make_base(path)
+        number += 1
+    _base = str(path), owner, fd
 
     def remove() -> None:
         if os.getpid() == owner:  # not in a forked child
@@ -84,9 +130,14 @@ def _staging_directory() -> str:
 
 
 def staging_base() -> str | None:
-    """The staging directory that belongs to this process and goes with it; None: a shared one."""
-    made = f"{SHARED_MEMORY}/ane_native-{os.getuid()}-{os.getpid()}"
-    return made if get("staging") == made else None
+    """The staging directory that belongs to this process and goes with it; None: a shared one.
+
+    Removing it whole is safe for the first kind only. In a shared one, programs are told apart
+    by leases (``docs/WORKERS.md``).
+    """
+    if _base is None or _base[1] != os.getpid():  # a forked child owns nothing
+        return None
+    return _base[0] if get("staging") == _base[0] else None
 
 
 def prepare(path: Path | str | None = None) -> ctypes.CDLL:
