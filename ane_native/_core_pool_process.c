@@ -241,8 +241,8 @@ static void lose_worker(AnePool *p, Worker *w, End end, uint64_t now) {
         ane_pool_destroy_job(over);
     if (!w->greeted)
         p->bad_starts++;
-    else if (w->answers == 0 && now - w->greeted < (uint64_t)SOON_MS * 1000000u)
-        p->early_ends++;
+    else if (!job && w->answers == 0 && now - w->greeted < (uint64_t)SOON_MS * 1000000u)
+        p->early_ends++; /* with a job, the job's tries are the bound */
     else
         return;
     back_off(p, now);

@@ -101,7 +101,7 @@ static int make_wire(AneSched *s, const AneWire *w, AneError *err) {
     int status = check_wire(s, w, err);
     if (status != ANE_OK)
         return status;
-    const AneKernel *from = &s->kernels[w->from], *to = &s->kernels[w->to];
+    const AneKernelDef *from = &s->kernels[w->from], *to = &s->kernels[w->to];
     if (s->inputs[w->to][w->input])
         return ane_error_set(err, ANE_E_ARG, "input '%s' of kernel '%s' is wired twice", to->inputs[w->input].name, to->name);
     if (w->shared && w->from == w->to && w->output == w->input)
