@@ -644,20 +644,22 @@ static void adam_task(void *context, size_t chunk) {
 int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err) {
     const void *const arrays[] = {t->p_in, t->p_out, t->m, t->v, t->g};
     static const char *const names[] = {"p_in", "p_out", "m", "v", "g"};
-    char name[48];
     if (t->count > SIZE_MAX / 64) return ane_error_set(err, ANE_E_ARG, "tensors[%d].count: %zu is too many", (int)i, t->count);
     if (!isfinite(t->weight_decay) || t->weight_decay < 0.0f) {
         return ane_error_set(err, ANE_E_ARG, "tensors[%d].weight_decay: expected 0 or more, got %g", (int)i,
                              (double)t->weight_decay);
     }
     for (size_t k = 0; k < 5 && t->count; k++) {
-        snprintf(name, sizeof name, "tensors[%d].%s", (int)i, names[k]);
-        TRY(bad_pointer(err, name, arrays[k], sizeof(float)));
+        if (!arrays[k] || (uintptr_t)arrays[k] % sizeof(float)) { /* names are made only to be told: this is asked at every update */
+            char name[48];
+            snprintf(name, sizeof name, "tensors[%d].%s", (int)i, names[k]);
+            return bad_pointer(err, name, arrays[k], sizeof(float));
+        }
         /* Nothing that is written may lie over another array; p_out may be p_in itself. */
         for (size_t j = 0; j < k; j++) {
             if (j == 0 && (k == 4 || (k == 1 && arrays[0] == arrays[1]))) continue;
             if (overlap(arrays[j], t->count * sizeof(float), arrays[k], t->count * sizeof(float))) {
-                return ane_error_set(err, ANE_E_ARG, "%s overlaps %s", name, names[j]);
+                return ane_error_set(err, ANE_E_ARG, "tensors[%d].%s overlaps %s", (int)i, names[k], names[j]);
             }
         }
     }

@@ -299,7 +299,7 @@ class DoubleBufferedTrainer:
 
     def _pointers(self, weights: Arrays, ours: bool) -> Any:
         if ours:  # these dictionaries take turns
-            return self._versions.pointers(self._c, weights)
+            return self._versions.prepared(self._c, weights, ours=True)[1]
         return self._c.pointers(weights)
 
     def _finish(self) -> BatchStats:

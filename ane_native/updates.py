@@ -14,7 +14,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from operator import is_
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -145,10 +144,7 @@ class Updates:
         )
         versions = self._versions
         try:
-            if not versions.known(weights):
-                checked = versions.checked(weights)
-                weights = weights if all(map(is_, checked.values(), weights.values())) else checked
-            pointers = versions.pointers(kernels, weights)
+            weights, pointers = versions.prepared(kernels, weights)
             if build:
                 versions.keep(version, weights, owned=False)
             self.version = version

@@ -46,7 +46,7 @@ class Versions:
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._pointers: dict[int, tuple[CKernels, Arrays, tuple[Any, ...], Any]] = {}
+        self._prepared: dict[int, tuple[CKernels, Arrays, tuple[Any, ...], Any]] = {}
         self.kept: dict[int, Arrays] = {}
         self.owned: set[int] = set()
         self.spare: list[Arrays] = []
@@ -78,29 +78,31 @@ class Versions:
             made[name] = array
         return made
 
-    def pointers(self, kernels: CKernels, arrays: Arrays) -> Any:
-        """``kernels.pointers(arrays)``, remembered while these same arrays come again: for
-        dictionaries that take turns, as those of an optimizer and our own copies do."""
-        known = self._pointers.get(id(arrays))
+    def prepared(
+        self, kernels: CKernels, weights: Mapping[str, ArrayLike], *, ours: bool = False
+    ) -> tuple[Arrays, Any]:
+        """:meth:`checked` weights and ``kernels.pointers`` of them.
+
+        Both are remembered while the same arrays come in the same dictionary again, as those of
+        an optimizer and our own copies do, which take turns.
+
+        Args:
+            ours: they need no check.
+        """
+        known = self._prepared.get(id(weights))
         if known is not None:
             of, mapping, each, pointers = known
-            if of is kernels and mapping is arrays and all(map(is_, each, arrays.values())):
-                return pointers
-        if len(self._pointers) >= _REMEMBERED:  # they hold the arrays alive
-            self._pointers.clear()
+            if of is kernels and mapping is weights and all(map(is_, each, mapping.values())):
+                return mapping, pointers
+        arrays: Any = weights if ours else self.checked(weights)
         pointers = kernels.pointers(arrays)
-        self._pointers[id(arrays)] = kernels, arrays, tuple(arrays.values()), pointers
-        return pointers
-
-    def known(self, arrays: Mapping[str, ArrayLike]) -> bool:
-        """Whether :meth:`pointers` remembers exactly these arrays: they were checked then."""
-        known = self._pointers.get(id(arrays))
-        return (
-            known is not None
-            and known[1] is arrays
-            and len(known[2]) == len(arrays)
-            and all(map(is_, known[2], arrays.values()))
-        )
+        if not ours and not all(map(is_, arrays.values(), weights.values())):
+            return arrays, pointers  # copies, made now and then again
+        if len(self._prepared) >= _REMEMBERED:  # they hold the arrays alive
+            self._prepared.clear()
+        kept: Any = weights
+        self._prepared[id(weights)] = kernels, kept, tuple(arrays.values()), pointers
+        return kept, pointers
 
     # ------------------------------ keeping ------------------------------
 
@@ -112,7 +114,7 @@ class Versions:
     def forget(self, version: int) -> None:
         """The core has not taken this version."""
         arrays = self.kept.pop(version, None)
-        self._pointers.pop(id(arrays), None)
+        self._prepared.pop(id(arrays), None)
         self.owned.discard(version)
 
     def release(self, state: Any, held: int = -1) -> None:
@@ -131,12 +133,12 @@ class Versions:
                 if len(self.spare) < self.keep_spare:
                     self.spare.append(copies)
                 else:
-                    self._pointers.pop(id(copies), None)
+                    self._prepared.pop(id(copies), None)
 
     def clear(self) -> None:
         """Forget everything."""
         self.offered, self.copies, self.offer_version = {}, None, -1
-        for each in (self.left, self.kept, self.spare, self.owned, self._pointers):
+        for each in (self.left, self.kept, self.spare, self.owned, self._prepared):
             each.clear()
 
     # ------------------------------ copying ------------------------------
