@@ -47,6 +47,7 @@ from .errors import (
 from .kernel import Kernel, KernelSet, Port, Program, Surface, Weight
 from .optim import AdamW
 from .scheduler import BatchStats, DoubleBufferedTrainer, TraceEvent
+from .totals import TrainerReport
 from .workers import PoolStats, WorkerPool
 
 _logging.getLogger("ane_native").addHandler(_logging.NullHandler())
@@ -83,6 +84,7 @@ __all__ = [
     "UpdateError",
     "Surface",
     "TraceEvent",
+    "TrainerReport",
     "Weight",
     "WorkerError",
     "WorkerPool",

@@ -28,6 +28,7 @@ from ane_native.checkpoint import replace_file, to_json
 from ane_native.data import Corpus
 from ane_native.engine import Engine
 from ane_native.errors import ConfigError
+from ane_native.totals import TrainerReport
 
 if TYPE_CHECKING:
     from ane_native.models.llama import LlamaConfig
@@ -163,8 +164,12 @@ def write_report(
     config: TrainConfig,
     final_valid: float | None,
     sample: str | None,
+    trainer: TrainerReport | None = None,
 ) -> dict[str, Any]:
-    """Write summary.json, summary.txt, loss.png, sample.txt; the content of summary.json."""
+    """Write summary.json, summary.txt, loss.png, sample.txt; the content of summary.json.
+
+    `trainer`: of the process that ended the run.
+    """
     main = metrics.summarise(records)
     runs = {_label(config.staleness): main}
     if sync_records:
@@ -176,8 +181,12 @@ def write_report(
     text = metrics.summary_text(
         runs, _extra(main, corpus, engine, final_valid), _notes(main, engine, plotted)
     )
+    if trainer is not None:
+        head = "the trainer of this process"
+        text += f"\n{head}\n{'-' * len(head)}\n{trainer}\n"
     summary = {
         "run": main,
+        "trainer": None if trainer is None else trainer.as_dict(),
         "synchronous": runs[label] if sync_records else None,
         "staleness": config.staleness,
         "valid_loss_newest": final_valid,

@@ -21,13 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
-from . import _native
+from . import _native, restart
 from .engine import Engine
 from .errors import AneError, BusyError, ClosedError, EngineError, StateError, UpdateError
 from .kernel import BACKGROUND_QOS, FOREGROUND_QOS, CKernels, KernelSet, Port, Surface
 from .packing import PackingChoice, pack
 from .sched_calls import Calls
 from .stats import BatchStats, TraceEvent, batch_stats, trace_event
+from .totals import Totals, TrainerReport, make_report
 from .updates import NativeUpdate, PythonUpdate, Updates
 from .versions import Arrays, Versions
 from .workers import WorkerPool
@@ -121,6 +122,7 @@ class DoubleBufferedTrainer:
         self.engine = Engine()
         self._label = self.engine.label
         self.stats: BatchStats | None = None
+        self._totals = Totals()
         self._names = [k.name for k in kernels.kernels]
         self._calls = Calls(self._names, self.engine.name)
         self._versions = Versions()
@@ -306,6 +308,7 @@ class DoubleBufferedTrainer:
         out = self._calls.finish()
         workers = None if self.workers is None else self.workers.stats()
         self.stats = batch_stats(out, self._label, self.packing, workers)
+        self._totals.add(self.stats)
         self._release_versions()
         return self.stats
 
@@ -534,6 +537,20 @@ class DoubleBufferedTrainer:
     def compiling(self) -> bool:
         """Whether a background compile is under way."""
         return int(self._calls.state().slot) == int(_native.core().lib.ANE_SLOT_COMPILING)
+
+    def report(self) -> TrainerReport:
+        """Everything the boundaries so far have measured; ``print`` shows it as a table.
+
+        It can also be asked for after :meth:`close`.
+        """
+        begun = restart.state()
+        return make_report(
+            self._totals,
+            kernels=len(self.kernels),
+            packing_fallback=self.packing.fallback,
+            staleness_bound=self.staleness,
+            restarts=0 if begun is None else begun.count,
+        )
 
     def drain_trace(self) -> list[TraceEvent]:
         """Take the trace events recorded since the last call (needs ``trace=N``)."""

@@ -30,12 +30,13 @@ PYTHON: dict[str, set[str]] = {
     "_worker": set(),
     "packing": {"kernel", "errors"},
     "stats": {"packing", "workers"},
+    "totals": {"stats", "workers"},
     "sched_calls": {"kernel", "_native", "errors"},
     "versions": {"kernel"},
     "updates": {"sched_calls", "versions", "kernel", "_native", "errors"},
     "scheduler": {
         *("stats", "packing", "kernel", "workers", "engine", "sched_calls", "versions"),
-        *("updates", "_native", "errors"),
+        *("updates", "totals", "restart", "_native", "errors"),
     },
     "cpu": {"_native", "soft", "errors"},
     "mil_ops": {"errors"},
@@ -78,7 +79,7 @@ PYTHON: dict[str, set[str]] = {
     "decode": {"models", "errors"},
     "microstep": {"models", "cpu", "data", "scheduler", "kernel", "errors"},
     "progress": {"metrics", "errors"},
-    "report": {"metrics", "checkpoint", "data", "engine", "cpu", "_version", "errors"},
+    "report": {"metrics", "totals", "checkpoint", "data", "engine", "cpu", "_version", "errors"},
     "restart": {"errors"},
     "strategy": {"probe", "restart", "scheduler", "engine"},
     "probe": {

@@ -23,6 +23,7 @@ from ane_native.models.llama import LlamaConfig, LlamaProgram
 from ane_native.optim import AdamW, LossScale, UpdateInfo, warmup_cosine
 from ane_native.progress import Progress
 from ane_native.scheduler import DoubleBufferedTrainer
+from ane_native.totals import TrainerReport
 from ane_native.trace import TraceLog
 from ane_native.train import state
 from ane_native.train.boundary import TRIES, Boundary, Ended
@@ -109,6 +110,7 @@ class Run:
         self.trace = TraceLog(max(2, config.trace_events))
         self.metrics = MetricsLog(folder / "metrics.jsonl")
         self.sync_records: list[dict[str, Any]] = []
+        self.report: TrainerReport | None = None
         self.final_valid: float | None = None
         self.sample: str | None = None
         self.trainer: DoubleBufferedTrainer
@@ -169,6 +171,7 @@ class Run:
             config=self.config,
             final_valid=self.final_valid,
             sample=self.sample,
+            trainer=self.report,
         )
         return TrainResult(
             *(self.folder, self.saved, self.done, interrupted, summary, self.sample),
@@ -215,6 +218,7 @@ class Run:
     def _close(self, timeout: float | None = None) -> None:
         self._drain()
         self.trainer.close(timeout)
+        self.report = self.trainer.report()
         self._emit(closing=True)
         if self.config.trace_events:
             self.trace.write(
