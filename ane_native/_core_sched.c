@@ -425,22 +425,13 @@ static bool compiling_now(AneSched *s) {
     return compiling;
 }
 
-int ane_sched_eval(AneHandle sched, const int32_t *kernels, int32_t n_kernels, AneError *err) {
-    AneSched *s;
-    int status = ane_handle_get(sched, ANE_KIND_SCHED, (void **)&s, err);
-    if (status != ANE_OK)
-        return status;
-    AneGeneration *gen = NULL;
-    if (!kernels || n_kernels < 1)
-        status = ane_error_set(err, ANE_E_ARG, "no kernels to evaluate");
-    else if (!(gen = pin_active(s)))
-        status = ane_error_set(err, ANE_E_CLOSED, "the trainer is closed, or has no generation yet");
+/* Kernels of a chain, on a generation that is held. */
+static int eval_kernels(AneSched *s, AneGeneration *gen, const int32_t *kernels, int32_t n_kernels, AneError *err) {
+    int status = ANE_OK;
     for (int32_t i = 0; i < n_kernels && status == ANE_OK; i++) {
         int32_t k = kernels[i];
-        if (k < 0 || k >= s->n_kernels) {
-            status = ane_error_set(err, ANE_E_ARG, "kernel %d of %d", k, s->n_kernels);
-            break;
-        }
+        if (k < 0 || k >= s->n_kernels)
+            return ane_error_set(err, ANE_E_ARG, "kernel %d of %d", k, s->n_kernels);
         bool compiling = compiling_now(s), retried = false;
         uint64_t begin = ane_now_ns();
         status = ane_prog_eval(gen->programs[s->kernels[k].program], gen->requests[k], s->options.foreground_qos,
@@ -451,10 +442,40 @@ int ane_sched_eval(AneHandle sched, const int32_t *kernels, int32_t n_kernels, A
         if (status != ANE_OK && err)
             err->kernel = k;
     }
+    return status;
+}
+
+int ane_sched_eval_stages(AneHandle sched, const AneStage *stages, int32_t n_stages, AneError *err) {
+    AneSched *s;
+    int status = ane_handle_get(sched, ANE_KIND_SCHED, (void **)&s, err);
+    if (status != ANE_OK)
+        return status;
+    AneGeneration *gen = NULL;
+    int64_t work = 0;
+    for (int32_t i = 0; stages && i < n_stages && status == ANE_OK; i++) {
+        const AneStage *t = &stages[i];
+        if (t->n_kernels < 0 || t->n_jobs < 0 || (t->n_kernels && !t->kernels) || (t->n_jobs && !t->jobs))
+            status = ane_error_set(err, ANE_E_ARG, "stage %d: %d kernels and %d gradients", i, t->n_kernels, t->n_jobs);
+        work += t->n_kernels;
+    }
+    if (status == ANE_OK && work < 1)
+        status = ane_error_set(err, ANE_E_ARG, "no kernels to evaluate");
+    else if (status == ANE_OK && !(gen = pin_active(s)))
+        status = ane_error_set(err, ANE_E_CLOSED, "the trainer is closed, or has no generation yet");
+    for (int32_t i = 0; i < n_stages && status == ANE_OK; i++) {
+        status = eval_kernels(s, gen, stages[i].kernels, stages[i].n_kernels, err);
+        if (status == ANE_OK && stages[i].n_jobs)
+            status = ane_cpu_grad_submit(stages[i].jobs, stages[i].n_jobs, err);
+    }
     if (gen)
         ane_generation_drop(gen);
     ane_object_release(&s->object);
     return status;
+}
+
+int ane_sched_eval(AneHandle sched, const int32_t *kernels, int32_t n_kernels, AneError *err) {
+    const AneStage one = {kernels, kernels ? n_kernels : 0, NULL, 0};
+    return ane_sched_eval_stages(sched, &one, 1, err);
 }
 
 int ane_sched_micro_step(AneHandle sched, AneError *err) {

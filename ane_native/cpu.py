@@ -12,19 +12,23 @@ Letters: D channels, T tokens, V vocabulary.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ane_native import _native, soft
 
+if TYPE_CHECKING:
+    from ane_native.kernel import KernelSet
+
 __all__ = [
     "AdamTensors",
     "GradJobs",
     "GradProduct",
+    "Stages",
     "UpdateTensors",
     "blas",
     "cross_entropy",
@@ -267,6 +271,33 @@ class GradJobs:
             job.dy_f16, job.x_f16 = _half("dy", product.dy), _half("x", product.x)
             job.dw = _float("dw", product.dw)
             job.rows, job.cols, job.count = rows, 0 if gain else channels, count
+
+
+class Stages:
+    """Chains of kernels and the products that follow each, as the core takes them.
+
+    Args:
+        kernels: that the names are of.
+        stages: (names of kernels, products or None), in order.
+
+    Raises:
+        ValueError: a name that is no kernel's.
+    """
+
+    def __init__(
+        self, kernels: KernelSet, stages: Iterable[tuple[Sequence[str], GradJobs | None]]
+    ) -> None:
+        ffi = _native.core().ffi
+        self.stages = tuple((tuple(names), jobs) for names, jobs in stages)
+        self.count = len(self.stages)
+        self.array = ffi.new("AneStage[]", max(1, self.count))
+        self._chains = []  # the core reads them at every run
+        for stage, (names, jobs) in zip(self.array, self.stages, strict=False):
+            chain = ffi.new("int32_t[]", [kernels.position(name) for name in names] or [0])
+            self._chains.append(chain)
+            stage.kernels, stage.n_kernels = chain, len(names)
+            if jobs is not None:
+                stage.jobs, stage.n_jobs = jobs._array, len(jobs.products)
 
 
 def grad_submit(jobs: GradJobs) -> None:

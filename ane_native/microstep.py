@@ -62,12 +62,12 @@ class MicroStep:
         self.gradients = 0
         self._x: Half = trainer.surface(*program.x).array
         self._logits: Half = trainer.surface(*program.logits).array
-        self._stages: list[list[tuple[list[str], cpu.GradJobs | None]]] = []
+        self._stages: list[cpu.Stages] = []
         if sets:
             cpu.open_blas()
             self._dlogits: Half = trainer.surface(*program.dlogits).array
             self._dx: Half = trainer.surface(*program.dx).array
-            self._stages = [self._plan(one, overlap) for one in sets]
+            self._stages = [cpu.Stages(trainer.kernels, self._plan(one, overlap)) for one in sets]
 
     def _plan(
         self, grads: dict[str, Float], overlap: bool
@@ -135,11 +135,7 @@ class MicroStep:
         logits = self.forward(tokens)
         loss = cpu.cross_entropy(logits, targets, scale=loss_scale, dlogits=self._dlogits)
         try:
-            for kernels, jobs in self._stages[self.gradients]:
-                if kernels:
-                    self.trainer.run(kernels)
-                if jobs is not None:
-                    cpu.grad_submit(jobs)
+            self.trainer.run_stages(self._stages[self.gradients])
         finally:
             cpu.grad_wait()  # also after an error: nothing may write to grads later
         cpu.embed_backward(self._dx, tokens, self._grads[self.gradients][EMBEDDING])
@@ -147,5 +143,5 @@ class MicroStep:
         return loss
 
     def __repr__(self) -> str:
-        stages = len(self._stages[0]) if self._stages else 0
+        stages = self._stages[0].count if self._stages else 0
         return f"<MicroStep of {len(self.program.forward)} forward kernels, {stages} stages>"

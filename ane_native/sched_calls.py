@@ -170,6 +170,12 @@ class Calls:
         error = _native.new_error()
         self.check(_native.core().lib.ane_sched_eval(self.handle, chain, count, error), error)
 
+    def evaluate_stages(self, stages: Any, count: int) -> None:
+        """``AneStage[]``; gradients may be queued when it raises."""
+        error = _native.new_error()
+        lib = _native.core().lib
+        self.check(lib.ane_sched_eval_stages(self.handle, stages, count, error), error)
+
     def micro_step(self) -> None:
         error = _native.new_error()
         self.check(_native.core().lib.ane_sched_micro_step(self.handle, error), error)

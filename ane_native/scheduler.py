@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
+    from .cpu import Stages
+
 __all__ = ["BatchStats", "DoubleBufferedTrainer", "TraceEvent"]
 
 log = logging.getLogger("ane_native")
@@ -500,6 +502,22 @@ class DoubleBufferedTrainer:
                 "int32_t[]", [self.kernels.position(k) for k in key]
             )
         self._calls.evaluate(chain, len(key))
+
+    def run_stages(self, stages: Stages) -> None:
+        """Evaluate a chain and queue the weight gradients of each stage as its kernels have run.
+
+        Args:
+            stages: an :class:`ane_native.cpu.Stages` of this trainer's :attr:`kernels`.
+
+        All kernels run on one generation, and all of it is one native call. Call
+        :func:`ane_native.cpu.grad_wait` afterwards, also when this raises.
+
+        Raises:
+            ValueError: two products that have not been waited for add to the same array.
+            EngineError and others: a kernel failed; later stages were not begun.
+        """
+        self._calls.need_open()
+        self._calls.evaluate_stages(stages.array, stages.count)
 
     def surface(self, kernel: str, port: str) -> Surface:
         """The surface of a port; ``.array`` is a view without a copy."""

@@ -19,6 +19,7 @@ from llama_problem import GROUPED, ODD, WIDE, Problem, fp16_tolerance, fresh
 
 import ane_native as ane
 from ane_native import cpu
+from ane_native.microstep import MicroStep
 from ane_native.mil import Dialect
 from ane_native.models.llama import PRESETS, LlamaProgram, PortRef
 
@@ -152,6 +153,20 @@ def test_a_micro_step_repeats_to_the_bit(case: Problem, model: Model) -> None:
     for name in grads[0]:
         assert np.array_equal(grads[0][name], grads[1][name]), name
         assert np.array_equal(grads[0][name], grads[2][name]), name
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_one_native_call_gives_the_bits_of_the_single_ones(problem: Problem, overlap: bool) -> None:
+    model = Model(problem.program, problem.params)
+    with model.trainer:
+        want_loss = model.micro_step(problem.tokens, problem.targets)
+        want = {name: g.copy() for name, g in model.grads.items()}
+        for g in model.grads.values():
+            g[:] = 0.0
+        step = MicroStep(problem.program, model.trainer, model.grads, overlap=overlap)
+        assert step(problem.tokens, problem.targets, model.scale) == want_loss
+    for name, g in model.grads.items():
+        assert np.array_equal(g, want[name]), name
 
 
 def test_micro_steps_accumulate(case: Problem, model: Model) -> None:

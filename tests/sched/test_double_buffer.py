@@ -17,7 +17,7 @@ import pytest
 from programs import conv, scale
 
 import ane_native as ane
-from ane_native import soft
+from ane_native import cpu, soft
 
 X = np.ones((1, 4, 1, 32), np.float32)
 pytestmark = pytest.mark.skipif(not ane.Engine().software, reason="needs softane's failpoints")
@@ -353,6 +353,39 @@ def test_wired_kernels_share_memory() -> None:
         assert np.all(trainer.surface("second", "i00_x").array == 6)
         trainer.surface("first", "o00_y").array[:] = 1
         assert np.all(trainer.surface("second", "i00_x").array == 1)
+
+
+def test_stages_run_on_one_generation_and_stop_at_the_first_error() -> None:
+    cpu.open_blas()
+    half = np.ones((1, 4, 1, 32), np.float16)
+    dw = np.zeros((4, 4), np.float32)
+    jobs = cpu.GradJobs([cpu.GradProduct(half, half, dw)])
+    with ane.DoubleBufferedTrainer(kernels(), weights(3)) as trainer:
+        for name, value in (("fwd", 2), ("bwd", 4)):
+            trainer.surface(name, "i00_x").array[:] = value
+        trainer.run_stages(
+            cpu.Stages(trainer.kernels, [(["fwd"], jobs), ([], None), (["bwd"], None)])
+        )
+        cpu.grad_wait()
+        assert np.all(trainer.surface("fwd", "o00_y").array == 6)
+        assert np.all(trainer.surface("bwd", "o00_y").array == 24)
+        assert np.all(dw == 32)
+        with pytest.raises(ValueError, match="no kernels"):
+            trainer.run_stages(cpu.Stages(trainer.kernels, []))
+        with pytest.raises((KeyError, ValueError), match="nobody"):
+            cpu.Stages(trainer.kernels, [(["nobody"], None)])
+        trainer.surface("bwd", "i00_x").array[:] = 1
+        twice = cpu.Stages(trainer.kernels, [(["fwd"], jobs), ([], jobs), (["bwd"], None)])
+        with pytest.raises(ValueError, match="same dw"):
+            trainer.run_stages(twice)
+        cpu.grad_wait()
+        assert np.all(dw == 64)  # of the first only
+        assert np.all(trainer.surface("bwd", "o00_y").array == 24)  # was not begun
+        soft.set("failpoints", "facade.eval=1*return(8)")
+        with pytest.raises(ane.EngineError, match="fwd"):
+            trainer.run_stages(cpu.Stages(trainer.kernels, [(["fwd"], jobs), (["bwd"], None)]))
+        cpu.grad_wait()
+        assert np.all(dw == 64)
 
 
 @pytest.mark.parametrize(
