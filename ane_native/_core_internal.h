@@ -101,6 +101,8 @@ typedef struct {
     bool compiled; /* this call compiled it */
     bool reused;   /* it was loaded already */
     bool by_worker; /* a worker compiled it */
+    int32_t worker; /* its process id; 0: it found it compiled */
+    uint64_t worker_begin_ns, worker_stage_ns, worker_compile_ns;
     bool (*stop)(void *context); /* asked while waiting for a worker: give up? NULL: never */
     void *stop_context;
 } AneCost;

@@ -210,7 +210,12 @@ static int load_program(AneGeneration *gen, int32_t p, AneCost *cost, AneError *
     gen->compiled += cost->compiled;
     gen->reused += cost->reused;
     gen->by_worker += cost->by_worker;
-    if (cost->compiled || cost->by_worker)
+    if (cost->worker) { /* while other programs were baked, or others waited for */
+        uint64_t staged = cost->worker_begin_ns + cost->worker_stage_ns;
+        ane_trace_add_of(&s->trace, cost->worker, ANE_EV_STAGE, p, gen->version, cost->worker_begin_ns, staged);
+        ane_trace_add_of(&s->trace, cost->worker, ANE_EV_COMPILE, p, gen->version, staged, staged + cost->worker_compile_ns);
+    }
+    if (cost->compiled)
         ane_trace_add(&s->trace, ANE_EV_COMPILE, p, gen->version, begin, begin + cost->compile_ns);
     if (status != ANE_OK)
         return blame_program(s, p, status, err);
@@ -294,9 +299,13 @@ static bool take_step(AneGeneration *gen, int *status) {
     pthread_mutex_unlock(&s->lock);
     if (last) {
         return_budget(gen);
+        uint64_t begin = ane_now_ns();
         pthread_mutex_lock(&s->lock);
         end_locked(gen, *status);
+        bool ready = gen == s->pending && s->slot == ANE_SLOT_READY;
         pthread_mutex_unlock(&s->lock);
+        if (ready)
+            ane_trace_add(&s->trace, ANE_EV_PUBLISH, -1, gen->version, begin, ane_now_ns());
     }
     if (over)
         return false;

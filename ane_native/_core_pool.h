@@ -71,6 +71,8 @@ typedef struct {
     uint32_t magic;
     int32_t cached;     /* the engine knew the identity: nothing was compiled */
     uint64_t job;       /* 0: the greeting */
+    int64_t pid;        /* of the worker */
+    uint64_t begin_ns;  /* when it began to stage; clock of all processes */
     uint64_t bake_ns;   /* staging files */
     uint64_t compile_ns;
     char identity[256];

@@ -239,6 +239,10 @@ static int await_worker(AneProgram *p, AneCost *cost, AneError *err) {
         if (status == ANE_OK) {
             cost->bake_ns += answer.bake_ns;
             cost->compile_ns += answer.compile_ns;
+            cost->worker = answer.cached ? 0 : (int32_t)answer.pid;
+            cost->worker_begin_ns = answer.begin_ns;
+            cost->worker_stage_ns = answer.bake_ns;
+            cost->worker_compile_ns = answer.compile_ns;
             if ([p->model compiledModelExists])
                 return ANE_OK;
             if (ane_job_again(p->job) == ANE_OK) /* gone again, or never there */

@@ -266,6 +266,8 @@ int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint6
     s->now.submit_ns += end - begin;
     int64_t version = s->newest;
     pthread_mutex_unlock(&s->lock);
+    if (snapshot_ns)
+        ane_trace_add(&s->trace, ANE_EV_SNAPSHOT, -1, version, begin - snapshot_ns, begin);
     ane_trace_add(&s->trace, ANE_EV_SUBMIT, -1, version, begin, end);
     return status;
 }

@@ -49,6 +49,8 @@ typedef struct {
 int ane_trace_init(AneTrace *t, int32_t cap);
 void ane_trace_free(AneTrace *t);
 void ane_trace_add(AneTrace *t, int32_t kind, int32_t kernel, int64_t version, uint64_t begin_ns, uint64_t end_ns);
+void ane_trace_add_of(AneTrace *t, int32_t process, int32_t kind, int32_t kernel, int64_t version, uint64_t begin_ns,
+                      uint64_t end_ns);
 int32_t ane_trace_take(AneTrace *t, AneEvent *out, int32_t cap, int64_t *lost);
 
 /* ============================== Scheduler ================================= */

@@ -81,11 +81,22 @@ void ane_trace_free(AneTrace *t) {
 }
 
 void ane_trace_add(AneTrace *t, int32_t kind, int32_t kernel, int64_t version, uint64_t begin_ns, uint64_t end_ns) {
+    ane_trace_add_of(t, 0, kind, kernel, version, begin_ns, end_ns);
+}
+
+void ane_trace_add_of(AneTrace *t, int32_t process, int32_t kind, int32_t kernel, int64_t version, uint64_t begin_ns,
+                      uint64_t end_ns) {
     if (!t->cap)
         return;
     pthread_mutex_lock(&t->lock);
     if (t->count < t->cap)
-        t->events[t->count++] = (AneEvent){kind, kernel, version, begin_ns, end_ns, (uint64_t)(uintptr_t)pthread_self()};
+        t->events[t->count++] = (AneEvent){.kind = kind,
+                                             .kernel = kernel,
+                                             .process = process,
+                                             .version = version,
+                                             .begin_ns = begin_ns,
+                                             .end_ns = end_ns,
+                                             .thread = (uint64_t)(uintptr_t)pthread_self()};
     else
         t->lost++;
     pthread_mutex_unlock(&t->lock);

@@ -137,7 +137,7 @@ static bool answer(int fd, const AneAnswer *a) {
 
 static int stage_and_compile(id<AneModel> model, const char *directory, NSData *text, NSDictionary *files, uint32_t qos,
                              AneAnswer *out) {
-    uint64_t begin = ane_now_ns();
+    uint64_t begin = out->begin_ns = ane_now_ns();
     int status = ane_stage(directory, text, files, &out->error);
     out->bake_ns = ane_now_ns() - begin;
     if (status != ANE_OK)
@@ -203,6 +203,7 @@ static void serve_guarded(const AneJobMessage *m, int fd, AneAnswer *out) {
     memset(out, 0, sizeof *out);
     out->magic = ANE_WIRE_MAGIC;
     out->job = m->job;
+    out->pid = (int64_t)getpid();
     int status, at_work = -1;
     @autoreleasepool {
         @try {

@@ -14,8 +14,9 @@ __all__ = ["BatchStats", "TraceEvent", "batch_stats", "trace_event"]
 _EVENT_KINDS = {
     1: "bake", 2: "compile", 3: "load", 4: "canary", 5: "unload",
     6: "eval", 7: "wait", 8: "swap", 9: "submit", 10: "generation", 11: "update",
+    12: "stage", 13: "publish", 14: "snapshot",
 }  # fmt: skip
-_PROGRAM_EVENTS = ("bake", "compile", "load", "unload")
+_PROGRAM_EVENTS = ("bake", "stage", "compile", "load", "unload")
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ class TraceEvent:
     """One span of the trace.
 
     Attributes:
-        kind: ``bake compile load canary unload eval wait swap submit generation``.
+        kind: ``bake stage compile load canary unload eval wait swap submit generation update
+            publish snapshot``.
         kernel: name of the kernel, or of the program where the event is a program's (``bake
-            compile load unload``); None when it concerns the whole set.
+            stage compile load unload``); None when it concerns the whole set.
         version: version of the weights.
         begin_ns, end_ns: nanoseconds of the monotonic clock.
         thread: an identifier of the thread.
+        process: process id of the compile worker where it happened; 0: this process.
     """
 
     kind: str
@@ -141,6 +144,7 @@ class TraceEvent:
     begin_ns: int
     end_ns: int
     thread: int
+    process: int = 0
 
 
 def trace_event(e: Any, kernels: list[str], programs: list[str]) -> TraceEvent:
@@ -148,7 +152,8 @@ def trace_event(e: Any, kernels: list[str], programs: list[str]) -> TraceEvent:
     kind = _EVENT_KINDS[e.kind]
     names = programs if kind in _PROGRAM_EVENTS else kernels
     kernel = names[e.kernel] if e.kernel >= 0 else None
-    return TraceEvent(kind, kernel, int(e.version), int(e.begin_ns), int(e.end_ns), int(e.thread))
+    begin, end = int(e.begin_ns), int(e.end_ns)
+    return TraceEvent(kind, kernel, int(e.version), begin, end, int(e.thread), int(e.process))
 
 
 def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:

@@ -61,7 +61,7 @@ static void *ask_on(void *context) {
         if (s.oldest_needed > s.newest + 1)
             FAIL("nobody needs the future");
         for (int32_t i = 0; i < n; i++)
-            if (events[i].begin_ns > events[i].end_ns || events[i].kind < ANE_EV_BAKE || events[i].kind > ANE_EV_UPDATE)
+            if (events[i].begin_ns > events[i].end_ns || events[i].kind < ANE_EV_BAKE || events[i].kind > ANE_EV_SNAPSHOT)
                 FAIL("a trace event begins before it ends");
         if (!closed) {
             active = s.active;
