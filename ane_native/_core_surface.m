@@ -59,7 +59,8 @@ int ane_surface_make(const AnePortDef *port, AneSurface **out, AneError *err) {
         return status;
     }
     if (g.surface_lock(s->ref, 0, NULL) == 0) { /* unread padding must be finite */
-        memset(s->info.base, 0, s->info.bytes);
+        if (!ane_untouched(s->info.base, s->info.bytes))
+            memset(s->info.base, 0, s->info.bytes);
         g.surface_unlock(s->ref, 0, NULL);
     }
     *out = s;
