@@ -7,6 +7,7 @@
  *   pool.c       sa_parallel: chunks of work over our own threads
  *   blas.c       sa_gemm: a BLAS found at first use, or the built-in product
  *   fixed.c      products in the engine's fixed point; fixed_winograd.c 3x3 ones
+ *   table.c      functions of one fp16 value by looking them up
  *   isa.c        which kernel table this CPU gets
  *   k_*.c        kernels, see kernels.h */
 #ifndef SA_EXEC_EXEC_H
@@ -77,6 +78,25 @@ void sa_limit(float *d, size_t n, float limit);
 
 /* Significant bits of a table function's results, 0 = all. */
 unsigned sa_table_bits(SaUnary op);
+
+/* ============================== Tables ==================================== */
+
+/* A function of one operand with what follows it: all that decides its result. */
+typedef struct {
+    SaUnaryFn *unary;
+    SaRoundFn *round;          /* NULL: not rounded to fp16, and so in no table */
+    unsigned bits;             /* as sa_table_bits */
+    float p[2];
+} SaTabled;
+
+/* Its results for all halves, for k->lookup; NULL: compute it. `count`: how many
+ * elements it is wanted for now. The operand must be on the fp16 grid. Any thread. */
+const uint16_t *sa_table_of(const SaKernels *k, SaUnary op, const SaTabled *of, size_t count);
+
+/* For tests, while nothing runs: forget all tables, and from now on make them
+ * when they pay, never, or at the first use. */
+typedef enum { SA_TABLES_WORTH, SA_TABLES_NEVER, SA_TABLES_ALWAYS } SaTablesUse;
+void sa_tables_choose(SaTablesUse use);
 
 /* The rounding of a result stored as `store`, under the run's numerics. */
 static inline SaRound sa_run_round(const SaRun *r, SaStore store) {

@@ -89,6 +89,30 @@ static void half_even(uint16_t *d, const float *s, size_t n) {
 SA_TO_HALF(half_even, sa_grid_even)
 #endif
 
+/* ============================== Lookup ==================================== */
+
+#if defined(__F16C__) && !defined(__AVX512F__)
+/* Loads one by one: the gather instruction is slower here, and would need 32 bits. */
+static void lookup(float *d, const float *s, const uint16_t *table, size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m128i h = _mm256_cvtps_ph(_mm256_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT), r;
+        uint64_t a = (uint64_t)_mm_cvtsi128_si64(h), b = (uint64_t)_mm_extract_epi64(h, 1);
+        r = _mm_cvtsi32_si128(table[a & 0xffff]);
+        r = _mm_insert_epi16(r, table[a >> 16 & 0xffff], 1);
+        r = _mm_insert_epi16(r, table[a >> 32 & 0xffff], 2);
+        r = _mm_insert_epi16(r, table[a >> 48], 3);
+        r = _mm_insert_epi16(r, table[b & 0xffff], 4);
+        r = _mm_insert_epi16(r, table[b >> 16 & 0xffff], 5);
+        r = _mm_insert_epi16(r, table[b >> 32 & 0xffff], 6);
+        r = _mm_insert_epi16(r, table[b >> 48], 7);
+        _mm256_storeu_ps(d + i, _mm256_cvtph_ps(r));
+    }
+    for (; i < n; i++)
+        d[i] = half_bits_to_float(table[grid_to_half_bits(s[i])]);
+}
+#endif
+
 /* ============================== On the grid =============================== */
 
 static void round_none(float *d, const float *s, size_t n) {
@@ -116,6 +140,9 @@ void SA_FN(sa_k_convert)(SaKernels *t) {
     t->half_to_float = half_to_float;
     t->half_away = half_away;
     t->half_even = half_even;
+#if defined(__F16C__) && !defined(__AVX512F__)
+    t->lookup = lookup;
+#endif
     t->round[SA_ROUND_NONE] = round_none;
     t->round[SA_ROUND_AWAY] = round_away;
     t->round[SA_ROUND_EVEN] = round_even;

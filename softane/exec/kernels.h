@@ -109,6 +109,9 @@ typedef struct {
     void (*half_away)(uint16_t *d, const float *s, size_t n);
     void (*half_even)(uint16_t *d, const float *s, size_t n);   /* also for values on the grid */
     void (*round[SA_ROUND_COUNT])(float *d, const float *s, size_t n);
+    /* d = the half at the index that the bits of s, which are on the grid, are as a
+     * half; `table` has 65536. NULL: computing is quicker here. */
+    void (*lookup)(float *d, const float *s, const uint16_t *table, size_t n);
 
     /* k_elem.c; suffix: v = a vector, s = one value for all */
     SaUnaryFn *unary[SA_U_COUNT];

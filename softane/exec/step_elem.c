@@ -25,6 +25,7 @@ typedef struct {
     void (*round)(float *d, const float *s, size_t n); /* NULL: nothing to do, or done by the kernel */
     SaUnaryFn *unary;
     unsigned bits;         /* significant bits of a table function; 0 = all */
+    const uint16_t *table; /* results to look up instead of all this; NULL: none */
     SaBinaryFn *vv, *vs, *sv;
 } ElemOp;
 
@@ -58,6 +59,10 @@ static void choose(const SaKernels *k, const ElemOp *o, float *d, const float *c
 }
 
 static void block(const SaKernels *k, const ElemOp *o, float *d, const float *const a[3], size_t n) {
+    if (o->table) {
+        k->lookup(d, a[0], o->table, n);
+        return;
+    }
     if (o->form == SA_ELEM_UNARY) {
         o->unary(d, a[0], o->p, n);
         if (o->bits)
@@ -168,6 +173,10 @@ static ElemOp op_of(const SaRun *r, const SaStep *s) {
         o.unary = silicon && r->k->odd[op] ? r->k->odd[op] : r->k->unary[op];
         if ((r->arithmetic & SA_RUN_COARSE) && r->numerics != SA_NUMERICS_IEEE && s->store == SA_STORE_HALF)
             o.bits = sa_table_bits((SaUnary)op);
+        if (e->half_in) {
+            SaTabled of = {.unary = o.unary, .round = o.round, .bits = o.bits, .p = {e->p[0], e->p[1]}};
+            o.table = sa_table_of(r->k, (SaUnary)op, &of, s->count);
+        }
         if (away && !o.bits && r->k->away[op]) {
             o.unary = r->k->away[op];
             o.round = NULL;

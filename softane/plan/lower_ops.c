@@ -163,7 +163,8 @@ static SaStatus need(SaLower *l, const SaOp *op, const char *key, const SaValue 
 static SaStatus append_unary(SaLower *l, const SaOp *op, SaUnary fast, SaUnary ieee, float p0, float p1, SaStore store) {
     const SaValue *x;
     SA_TRY(need(l, op, "x", &x));
-    SaElem e = {.form = SA_ELEM_UNARY, .op = (int)fast, .op_ieee = (int)ieee, .p = {p0, p1}, .n_in = 1};
+    SaElem e = {.form = SA_ELEM_UNARY, .op = (int)fast, .op_ieee = (int)ieee, .p = {p0, p1}, .n_in = 1,
+                .half_in = x->type.dtype == SA_FP16 && store == SA_STORE_HALF};
     const SaType *type = &x->type;
     return append_elem(l, op, e, &x, &type, store);
 }

@@ -46,6 +46,7 @@ typedef struct {
     enum { SA_ELEM_UNARY, SA_ELEM_BINARY, SA_ELEM_SELECT } form;
     int op;                    /* SaUnary or SaBinary */
     int op_ieee;               /* the one for `ieee` (divisions differ) */
+    bool half_in;              /* unary: the operand is on the fp16 grid and the result is stored as fp16 */
     int kept;                  /* silicon: 1 + the only operand that counts; 0 = all do */
     float p[2];                /* parameters of a unary operation */
     int n_in, rank;

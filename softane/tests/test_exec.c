@@ -347,6 +347,26 @@ static void test_conversions(void) {
 
 /* ============================== Functions over all halves ================= */
 
+/* Looked up or computed: the same bits, for every half and every arithmetic. */
+static void check_looked_up(const Built *b, Surfaces *s, const char *op) {
+    static const unsigned arithmetic[] = {0, SA_RUN_FLUSH, SA_RUN_COARSE, SA_RUN_FLUSH | SA_RUN_COARSE};
+    uint16_t *computed = malloc(65536 * sizeof *computed);
+    bool good = computed != NULL;
+    for (int numerics = 0; numerics < 3 && good; numerics++)
+        for (size_t i = 0; i < sizeof arithmetic / sizeof arithmetic[0] && good; i++) {
+            SaRunOptions o = {.numerics = (SaNumerics)numerics, .arithmetic = arithmetic[i]};
+            sa_tables_choose(SA_TABLES_NEVER);
+            good = sa_plan_run(b->plan, 0, (const void *const *)s->in, s->out, &o) == SA_OK;
+            memcpy(computed, s->out[0], 65536 * sizeof *computed);
+            sa_tables_choose(SA_TABLES_ALWAYS);
+            good = good && sa_plan_run(b->plan, 0, (const void *const *)s->in, s->out, &o) == SA_OK &&
+                   memcmp(computed, s->out[0], 65536 * sizeof *computed) == 0;
+        }
+    sa_tables_choose(SA_TABLES_WORTH);
+    free(computed);
+    check_at(__LINE__, good, op);
+}
+
 /* Every unary operation on all 65536 halves, except where the reference says
  * NaN and a function of the engine would not. */
 static void test_functions(void) {
@@ -374,9 +394,31 @@ static void test_functions(void) {
             ref_free(&r);
         }
         sa_kernels_force(NULL);
+        check_looked_up(&b, &s, unary_programs[i].op);
         surfaces_free(&s);
         unbuild(&b);
     }
+}
+
+/* A table is made when it pays, once, and as many as there is room for. */
+static void test_tables(void) {
+    const SaKernels *k = sa_kernels_get();
+    SaTabled of = {.unary = k->unary[SA_U_EXP], .round = k->round[SA_ROUND_AWAY]};
+    sa_tables_choose(SA_TABLES_WORTH);
+    CHECK(sa_table_of(k, SA_U_EXP, &of, 1000) == NULL); /* not yet */
+    const uint16_t *t = sa_table_of(k, SA_U_EXP, &of, 1 << 20);
+    CHECK((t != NULL) == (k->lookup != NULL) && sa_table_of(k, SA_U_EXP, &of, 1) == t);
+    CHECK(sa_table_of(k, SA_U_RELU, &(SaTabled){.unary = k->unary[SA_U_RELU], .round = of.round}, 1 << 20) == NULL);
+    CHECK(sa_table_of(k, SA_U_EXP, &(SaTabled){.unary = of.unary}, 1 << 20) == NULL);
+    int made = 0;
+    for (int i = 0; i < 100; i++) {
+        SaTabled other = {.unary = k->unary[SA_U_POW], .round = of.round, .p = {(float)i, 0}};
+        const uint16_t *u = sa_table_of(k, SA_U_POW, &other, 1 << 20);
+        made += u != NULL;
+        CHECK(u != t || !u);
+    }
+    CHECK(!k->lookup || (made > 1 && made < 100 && sa_table_of(k, SA_U_EXP, &of, 1) == t));
+    sa_tables_choose(SA_TABLES_WORTH);
 }
 
 static void test_programs(void) {
@@ -701,6 +743,7 @@ int main(int argc, char **argv) {
     test_pool();
     test_conversions();
     test_functions();
+    test_tables();
     test_programs();
     test_product_sizes();
     test_half_weights();
