@@ -169,6 +169,7 @@ int ane_engine_info(AneEngineInfo *out, AneError *err) {
     out->loaded = g.loaded;
     out->evals = __atomic_load_n(&g.evals, __ATOMIC_RELAXED);
     out->evals_retried = __atomic_load_n(&g.evals_retried, __ATOMIC_RELAXED);
+    out->reloads = g.reloads;
     out->compile_limit = g.compile_limit;
     pthread_mutex_unlock(&g.lock);
     return ANE_OK;

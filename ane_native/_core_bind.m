@@ -241,33 +241,45 @@ static bool inputs_are_whole(id<AneRequest> r) {
     return true;
 }
 
-/* Under p->run. */
-static int evaluate(AneProgram *p, id<AneRequest> request, uint32_t qos, bool *retried, AneError *err) {
+/* The daemon does not know the handle: it restarted. */
+static bool was_lost(NSError *e) {
+    const char *text = [[e localizedDescription] UTF8String];
+    return e && [e code] == 23 && text && strstr(text, "Program not found");
+}
+
+static BOOL say_evaluate(AneProgram *p, id<AneRequest> request, uint32_t qos, NSError **e) {
+    *e = nil;
+    return [p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:request error:e];
+}
+
+/* Under p->run. Each cure is tried once. */
+static int evaluate(AneProgram *p, id<AneRequest> request, uint32_t qos, AneMended *mended, AneError *err) {
     NSError *e = nil;
     uint64_t begin = ane_now_ns();
-    if ([p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:request error:&e])
-        return ANE_OK;
-    bool cancelled = was_cancelled(e);
-    if (cancelled && inputs_are_whole(request)) { /* once: who is cancelled twice in a row is told */
-        *retried = true;
-        __atomic_add_fetch(&g.evals_retried, 1, __ATOMIC_RELAXED);
-        e = nil;
-        if ([p->model evaluateWithQoS:qos options:[NSDictionary dictionary] request:request error:&e])
-            return ANE_OK;
-        cancelled = was_cancelled(e);
+    BOOL ok = say_evaluate(p, request, qos, &e);
+    if (!ok && was_lost(e) && ane_prog_recover(p, qos)) {
+        mended->reloaded = true;
+        ok = say_evaluate(p, request, qos, &e);
     }
-    int status = cancelled ? ANE_E_CANCELLED : e ? ANE_E_ENGINE : ANE_E_SILENT;
+    if (!ok && was_cancelled(e) && inputs_are_whole(request)) {
+        mended->retried = true;
+        __atomic_add_fetch(&g.evals_retried, 1, __ATOMIC_RELAXED);
+        ok = say_evaluate(p, request, qos, &e);
+    }
+    if (ok)
+        return ANE_OK;
+    int status = was_cancelled(e) ? ANE_E_CANCELLED : was_lost(e) ? ANE_E_LOST : e ? ANE_E_ENGINE : ANE_E_SILENT;
     return ane_refused(err, status, "evaluate", e, p->identity, qos, begin);
 }
 
-int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, bool *retried, AneError *err) {
+int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, AneMended *mended, AneError *err) {
     int status = ANE_OK;
-    bool unseen;
+    AneMended unseen;
     ane_thread_enter();
     pthread_mutex_lock(&p->run);
     @autoreleasepool {
         @try {
-            status = evaluate(p, (id)request, qos, retried ? retried : &unseen, err);
+            status = evaluate(p, (id)request, qos, mended ? mended : &unseen, err);
         } @catch (NSException *x) {
             status = ane_threw(err, "evaluate", x);
         }

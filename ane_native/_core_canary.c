@@ -168,12 +168,12 @@ int ane_canary_run(AneSched *s, const AneKernelDef *k, AneProgram *p, uint64_t *
         else
             status = ANE_E_MEMORY;
     void *request = NULL;
-    bool retried = false;
+    AneMended mended = {false, false};
     if (status == ANE_OK)
         status = ane_request_make(p, k, ports, outputs, &request, err);
     if (status == ANE_OK)
-        status = ane_prog_eval(p, request, s->options.background_qos, &retried, err);
-    ane_sched_count_retry(s, retried);
+        status = ane_prog_eval(p, request, s->options.background_qos, &mended, err);
+    ane_sched_count_mended(s, mended);
     if (status == ANE_OK)
         status = check_outputs(k, outputs, err);
     if (status == ANE_OK)

@@ -80,7 +80,7 @@ typedef struct {
     int (*surface_unlock)(void *surface, uint32_t options, uint32_t *seed);
     void *(*surface_base)(void *surface);
     size_t (*surface_bytes)(void *surface);
-    int64_t compiles, compile_failures, loads, loaded, evals, evals_retried;
+    int64_t compiles, compile_failures, loads, loaded, evals, evals_retried, reloads;
     int64_t compile_limit, reserved;
     AneProgram *programs; /* every live program, by identity */
 } AneEngine;
@@ -124,6 +124,8 @@ struct AneProgram {
     pthread_mutex_t life; /* compile, load, unload */
     pthread_mutex_t run;  /* evaluations of one program are serial */
     AneProgState state;
+    bool counted;         /* among those loaded; under ane_engine.lock */
+    bool doubted;         /* the engine lost programs while this was loaded: shared no more; same lock */
     bool cached;          /* the engine knew the identity */
     bool by_worker;       /* ... because a worker of ours compiled it */
     AneSegment *segment;  /* the sources, where a pool compiles; until nobody needs them */
@@ -133,6 +135,10 @@ struct AneProgram {
     int n_procedures;     /* of the loaded program */
     AneProcedure *procedures;
 };
+
+/* The engine no longer knows the loaded program: load it again from the engine's cache. False: it is
+ * not there either, and all that were loaded at this time are shared with nobody new. */
+bool ane_prog_recover(AneProgram *p, uint32_t qos);
 
 void ane_free_procedures(AneProgram *p);
 

@@ -138,8 +138,13 @@ const char *ane_prog_identity(const AneProgram *p);
 int ane_request_make(AneProgram *p, const AneKernelDef *k, AneSurface *const *inputs, AneSurface *const *outputs, void **out,
                      AneError *err);
 void ane_request_free(void *request);
-/* *retried (may be NULL) is set when the engine cancelled the evaluation and it was tried again. */
-int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, bool *retried, AneError *err);
+/* What had to be mended on the way to a result. */
+typedef struct {
+    bool retried;  /* the engine cancelled the evaluation: it was tried again */
+    bool reloaded; /* the engine had lost the program: it was loaded again */
+} AneMended;
+/* `mended` (may be NULL) is added to. ANE_E_CANCELLED, ANE_E_LOST: see ane_program_eval. */
+int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, AneMended *mended, AneError *err);
 
 /* Compile budget: reserve a whole set before its first compile, give back what was not used. */
 int ane_budget_reserve(int64_t n, AneError *err);

@@ -349,9 +349,11 @@ static int stage_and_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost
 
 /* Under p->life. The model object is spent after a failure: forget the program. */
 static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
+    if (p->state == PROG_GONE) /* doubted: lost between the bake of a set that shares it and its load */
+        return p->doubted ? ane_error_set(err, ANE_E_LOST, "the engine has lost this program; the next set has a new one")
+                          : ane_error_set(err, ANE_E_STATE, "this program was unloaded or failed; make a new one");
     if (p->state != PROG_MADE)
-        return p->state == PROG_GONE ? ane_error_set(err, ANE_E_STATE, "this program was unloaded or failed; make a new one")
-                                     : ANE_OK;
+        return ANE_OK;
     int status = take_lease(p, err);
     if (status != ANE_OK)
         return status;
@@ -471,6 +473,7 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
     pthread_mutex_lock(&g.lock);
     g.loads++;
     g.loaded++;
+    p->counted = true;
     pthread_mutex_unlock(&g.lock);
     p->state = PROG_LOADED;
     p->loads = 1;
@@ -495,6 +498,12 @@ static BOOL say_unload(AneProgram *p, uint32_t qos, NSError **e) {
     return ok;
 }
 
+/* Loaded no more. Under the engine's lock. */
+static void uncount_locked(AneProgram *p) {
+    g.loaded -= p->counted;
+    p->counted = false;
+}
+
 static int unload_locked(AneProgram *p, uint32_t qos, AneError *err) {
     if (p->state != PROG_LOADED || p->loads == 0)
         return ane_error_set(err, ANE_E_STATE, "unload: this program is not loaded");
@@ -505,9 +514,54 @@ static int unload_locked(AneProgram *p, uint32_t qos, AneError *err) {
     BOOL ok = say_unload(p, qos, &e);
     p->state = PROG_GONE;
     pthread_mutex_lock(&g.lock);
-    g.loaded--;
+    uncount_locked(p);
     pthread_mutex_unlock(&g.lock);
     return ok ? ANE_OK : ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "unload", e, p->identity, qos, begin);
+}
+
+/* A daemon that restarted has lost every handle, so programs that count as loaded are not shared
+ * with new sets any more: each set made from now on has its own. They stay in use where they are,
+ * and say so themselves when they are gone. */
+static void doubt_all(void) {
+    pthread_mutex_lock(&g.lock);
+    for (AneProgram **at = &g.programs; *at;) {
+        AneProgram *q = *at;
+        if (q->counted) {
+            q->doubted = true;
+            *at = q->next;
+        } else {
+            at = &q->next;
+        }
+    }
+    pthread_mutex_unlock(&g.lock);
+}
+
+/* Under p->life. */
+static bool load_again(AneProgram *p, uint32_t qos) {
+    AneCost unseen = {0};
+    NSError *e = nil;
+    @try {
+        return p->state == PROG_LOADED && [p->model compiledModelExists] && say_load(p, qos, &unseen, &e);
+    } @catch (NSException *x) {
+        return false;
+    }
+}
+
+bool ane_prog_recover(AneProgram *p, uint32_t qos) {
+    pthread_mutex_lock(&p->life);
+    bool loaded = load_again(p, qos);
+    if (!loaded)
+        doubt_all();
+    pthread_mutex_lock(&g.lock);
+    g.loads += loaded;
+    g.reloads += loaded;
+    if (!loaded)
+        uncount_locked(p);
+    pthread_mutex_unlock(&g.lock);
+    if (!loaded)
+        p->state = PROG_GONE; /* nothing to unload; its directory goes with the last who holds it */
+    pthread_mutex_unlock(&p->life);
+    return loaded;
 }
 
 /* The same sources once more, in a model of their own, after the program a worker made

@@ -399,18 +399,23 @@ static AneGeneration *building_locked(const AneSched *s) {
     return s->offered && s->offered->running ? s->offered : NULL;
 }
 
-void ane_sched_count_retry(AneSched *s, bool retried) {
-    if (!retried)
+static void count_mended_locked(AneSched *s, AneMended mended) {
+    s->now.evals_retried += mended.retried;
+    s->now.programs_reloaded += mended.reloaded;
+}
+
+void ane_sched_count_mended(AneSched *s, AneMended mended) {
+    if (!mended.retried && !mended.reloaded)
         return;
     pthread_mutex_lock(&s->lock);
-    s->now.evals_retried++;
+    count_mended_locked(s, mended);
     pthread_mutex_unlock(&s->lock);
 }
 
-static void count_eval(AneSched *s, uint64_t ns, bool compiling, bool retried) {
+static void count_eval(AneSched *s, uint64_t ns, bool compiling, AneMended mended) {
     pthread_mutex_lock(&s->lock);
     s->now.evals++;
-    s->now.evals_retried += retried;
+    count_mended_locked(s, mended);
     s->background.evals--;
     ane_samples_add(compiling ? &s->compiling : &s->idle, ns);
     AneGeneration *built = building_locked(s);
@@ -434,12 +439,13 @@ static int eval_kernels(AneSched *s, AneGeneration *gen, const int32_t *kernels,
         int32_t k = kernels[i];
         if (k < 0 || k >= s->n_kernels)
             return ane_error_set(err, ANE_E_ARG, "kernel %d of %d", k, s->n_kernels);
-        bool compiling = compiling_now(s), retried = false;
+        bool compiling = compiling_now(s);
+        AneMended mended = {false, false};
         uint64_t begin = ane_now_ns();
         status = ane_prog_eval(gen->programs[s->kernels[k].program], gen->requests[k], s->options.foreground_qos,
-                               &retried, err);
+                               &mended, err);
         uint64_t end = ane_now_ns();
-        count_eval(s, end - begin, compiling, retried);
+        count_eval(s, end - begin, compiling, mended);
         ane_trace_add(&s->trace, ANE_EV_EVAL, k, gen->version, begin, end);
         if (status != ANE_OK && err)
             err->kernel = k;

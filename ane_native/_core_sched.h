@@ -188,8 +188,8 @@ void ane_job_dispatch(AneGeneration *gen); /* NULL is fine */
 int ane_sched_enter(AneHandle h, AneSched **out, AneError *err);
 int ane_sched_leave(AneSched *s, int status); /* returns `status` */
 
-/* An evaluation was cancelled by the engine and tried again: counted in the batch that is running. */
-void ane_sched_count_retry(AneSched *s, bool retried);
+/* What an evaluation needed besides, counted in the batch that is running. */
+void ane_sched_count_mended(AneSched *s, AneMended mended);
 
 /* Take version newest+1, between the two above: with BUILD a set of it is built, with UPDATE an
  * update makes its weights first (NULL: not known yet), with NATIVE update_job does. */

@@ -152,7 +152,8 @@ class Engine:
         Returns:
             ``name``, ``path``, ``software``, ``chip``, ``gcd``, ``engine_count``, ``core_count``,
             ``compiles``, ``compile_failures``, ``loads``, ``loaded``, ``evals``, ``evals_retried``
-            (cancelled by the engine, status 0x12, and tried again), ``compile_limit`` (None: no limit); for softane also ``version``, ``profile``, ``timing``,
+            (cancelled by the engine, status 0x12, and tried again), ``reloads`` (programs that the
+            engine had lost, loaded again), ``compile_limit`` (None: no limit); for softane also ``version``, ``profile``, ``timing``,
             ``numerics``, ``blas`` and ``isa``.
         """
         c = _native.core()
@@ -174,6 +175,7 @@ class Engine:
             "loaded",
             "evals",
             "evals_retried",
+            "reloads",
         ):
             made[key] = int(getattr(out, key))
         made["compile_limit"] = int(out.compile_limit) or None

@@ -73,6 +73,17 @@ class CancelledError(EngineError):
     """
 
 
+class ProgramLostError(EngineError):
+    """The engine no longer has the program (code 23), neither loaded nor in its cache: its daemon
+    restarted.
+
+    Programs that its cache still has are loaded again without a word (counted in
+    ``stats.programs_reloaded``). Weights are not lost: a trainer's next :meth:`step` builds a whole new
+    set, after which evaluations work again, at the latest when the sets from before are out of use
+    (``staleness`` further steps). A single :class:`Program` is to be made anew.
+    """
+
+
 class BindError(EngineError):
     """Symbols or layout of a loaded program differ from the declared ports."""
 
@@ -222,6 +233,7 @@ def from_status(
         lib.ANE_E_COMPILE: CompileError,
         lib.ANE_E_BIND: BindError,
         lib.ANE_E_CANCELLED: CancelledError,
+        lib.ANE_E_LOST: ProgramLostError,
         lib.ANE_E_CANARY: CanaryError,
         lib.ANE_E_IO: StagingError,
     }

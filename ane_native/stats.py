@@ -49,6 +49,8 @@ class BatchStats:
         evals, micro_steps: of the batch.
         evals_retried: of the batch, canaries included: cancelled by the engine (status 0x12) and
             tried again.
+        programs_reloaded: in the batch: lost by the engine (its daemon restarted), loaded again from
+            its cache.
         batch_ms: from the end of the last boundary to the end of this one.
         eval_idle_p50_ms, …_p90_ms, …_p99_ms: latency of evaluations that began with no compile
             running; None when there was none.
@@ -93,6 +95,7 @@ class BatchStats:
     micro_steps_during_compile: int
     evals: int
     evals_retried: int
+    programs_reloaded: int
     micro_steps: int
     batch_ms: float
     eval_idle_p50_ms: float | None
@@ -198,6 +201,7 @@ def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | No
         micro_steps_during_compile=out.micro_steps_during_compile,
         evals=out.evals,
         evals_retried=out.evals_retried,
+        programs_reloaded=out.programs_reloaded,
         micro_steps=out.micro_steps,
         batch_ms=out.batch_ns / 1e6,
         eval_idle_p50_ms=out.idle_p50_ns / 1e6 if idle else None,

@@ -489,8 +489,8 @@ void ane_request_free(void *request) {
 
 /* Only a canary (whose class differs from the evaluations') writes outputs: several threads may
  * evaluate on the same surfaces here, which a real user must not do. */
-int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, bool *retried, AneError *err) {
-    (void)retried; /* cancelling is the real engine's */
+int ane_prog_eval(AneProgram *p, void *request, uint32_t qos, AneMended *mended, AneError *err) {
+    (void)mended; /* nothing is cancelled or lost here */
     bool canary = qos != NULL_FOREGROUND_QOS;
     int status = !canary && t_id >= 0 ? pass(&g_gate.eval_shut, &g_gate.eval[t_id], 0) : ANE_OK;
     Request *r = request;

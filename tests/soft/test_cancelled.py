@@ -74,7 +74,7 @@ def test_cancelled_twice_is_an_error_of_its_own_and_loses_nothing() -> None:
         assert np.all(program.eval(X) == 3)
 
 
-@pytest.mark.parametrize("status", [0x1D, 0x2, 0x120, 0x1, 14, 15, 999, 19018])
+@pytest.mark.parametrize("status", [0x1D, 0x2, 0x120, 0x1, 15, 999, 19018])
 def test_nothing_else_is_tried_again(status: int) -> None:
     with ane.Program(new_scale(), {"g": np.full(4, 3.0)}) as program:
         before = retried()
@@ -142,10 +142,11 @@ def test_a_canary_that_is_cancelled_is_tried_again() -> None:
     kernels = ane.KernelSet([new_scale()])
     with ane.DoubleBufferedTrainer(kernels, {"g": np.full(4, 0.0)}) as trainer:
         cancel(1)
-        trainer.step({"g": np.full(4, 1.0)})
+        counted = trainer.step({"g": np.full(4, 1.0)}).evals_retried  # it may run before this ends
         wait_ready(trainer)
         stats = trainer.step({"g": np.full(4, 2.0)})
-        assert (stats.generation, stats.failures, stats.evals_retried) == (1, 0, 1)
+        assert (stats.generation, stats.failures) == (1, 0)
+        assert counted + stats.evals_retried == 1
         wait_ready(trainer)
         cancel(2)  # of the set of version 3
         trainer.step({"g": np.full(4, 3.0)})
