@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 an error (one line on standard error; ``--debug`` shows th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -56,6 +57,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("strategy", str, "auto", "choose from what the probe measured; says what and why"),
     ("update", str, "WHERE", "where AdamW runs: background or foreground [background]"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
+    ("log", str, "NAMES", "also to tensorboard, wandb or both (extras)"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
 )
 FIXED_ON_RESUME = (
@@ -146,6 +148,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
     generate.set_defaults(run=_generate, parser=generate)
+
+    evaluate = commands.add_parser("evaluate", parents=[common], help="loss of a model on a corpus")
+    evaluate.add_argument("checkpoint", help="a run's directory, a checkpoint in it, or .bin")
+    evaluate.add_argument(
+        "--data", metavar="PATH", help="text file, directory of text, or .bin of tokens [stdlib]"
+    )
+    evaluate.add_argument("--windows", type=int, default=0, metavar="N", help="0: all [0]")
+    evaluate.add_argument("--part", default="valid", metavar="PART", help="valid or train [valid]")
+    evaluate.add_argument("--json", action="store_true", help="as JSON")
+    evaluate.set_defaults(run=_evaluate, parser=evaluate)
 
     probe = commands.add_parser(
         "probe",
@@ -297,6 +309,24 @@ def _generate(args: argparse.Namespace) -> int:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+    return 0
+
+
+# =============================== evaluate =======================================
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ane_native.evaluate import evaluate_checkpoint
+
+    found = evaluate_checkpoint(args.checkpoint, args.data, windows=args.windows, part=args.part)
+    if args.json:
+        print(json.dumps({**dataclasses.asdict(found), "perplexity": found.perplexity}))
+        return 0
+    print(f"{found.corpus}; {args.part} part")
+    print(
+        f"loss {found.loss:.4f} +- {found.error:.4f} nats per token, perplexity "
+        f"{found.perplexity:.3f}: {found.windows} windows, {found.tokens:,} tokens"
+    )
     return 0
 
 

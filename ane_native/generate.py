@@ -33,6 +33,7 @@ __all__ = [
     "decode_bytes",
     "draw_tokens",
     "export_model",
+    "engine_forward",
     "forward_set",
     "load_model",
     "model_of",
@@ -255,7 +256,7 @@ def sample_from_checkpoint(
             logits = cached_logits(CachedDecoder(config, weights))
             drawn = draw_tokens(logits, given, tokens, **options)
         else:
-            forward = stack.enter_context(_engine_forward(config, weights))
+            forward = stack.enter_context(engine_forward(config, weights))
             drawn = sample(forward, given, tokens, seq=config.seq, **options)
         if compaction is not None:
             kept = compaction.kept
@@ -267,7 +268,7 @@ def sample_from_checkpoint(
 
 
 @contextmanager
-def _engine_forward(config: LlamaConfig, weights: Mapping[str, Any]) -> Iterator[Forward]:
+def engine_forward(config: LlamaConfig, weights: Mapping[str, Any]) -> Iterator[Forward]:
     """The forward kernels, compiled once."""
     from ane_native.microstep import MicroStep
     from ane_native.scheduler import DoubleBufferedTrainer

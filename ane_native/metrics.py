@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ane_native.checkpoint import replace_file
+from ane_native.loggers import Logger, numbers
 
 __all__ = ["MetricsLog", "percentile", "plot", "read_metrics", "summarise", "summary_text"]
 
@@ -38,10 +39,15 @@ class MetricsLog:
         path: the file; made when it does not exist.
         keep: predicate for the records to keep of a file that exists (a resumed run drops
             what came after its checkpoint); None keeps all.
+
+    Attributes:
+        records: all of them, from before a resume, too.
+        also: loggers that get the numbers of each record that is added.
     """
 
     def __init__(self, path: Path, keep: Any = None) -> None:
         self.path = path
+        self.also: list[Logger] = []
         self.records: list[dict[str, Any]] = []
         if path.exists():
             self.records = [r for r in read_metrics(path) if keep is None or keep(r)]
@@ -59,10 +65,14 @@ class MetricsLog:
         self.records.append({key: _finite(value) for key, value in record.items()})
         self._stream.write(self.line(record))
         self._stream.flush()
+        for logger in self.also:
+            logger.add(int(record.get("update", 0)), numbers(record))
 
     def close(self) -> None:
         """Flush and close. May be called twice."""
         self._stream.close()
+        for logger in self.also:
+            logger.close()
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

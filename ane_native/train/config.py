@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ane_native.errors import ConfigError
+from ane_native.loggers import logger_names
 from ane_native.models.llama import PRESETS
 from ane_native.optim import LossScale
 from ane_native.workers import MOST_WORKERS
@@ -51,6 +52,8 @@ class TrainConfig:
             probe measured (:mod:`ane_native.strategy`); replaces ``budget_end``, and sets
             ``workers`` where none was asked for. softane's limit is not lifted.
         timing: softane's timing ("off", "m4", ...); None leaves it as it is.
+        log: "tensorboard", "wandb" or both with a comma: they get every record, too
+            (:mod:`ane_native.loggers`).
         trace_events: events kept in trace.json; 0: no trace.
         update: where AdamW runs: ``"background"``, in the job that compiles its result, or
             ``"foreground"``, before the boundary. The weights are the same to the bit with
@@ -87,6 +90,7 @@ class TrainConfig:
     workers: int | str = 0
     strategy: str | None = None
     timing: str | None = None
+    log: str | None = None
     trace_events: int = 60_000
     update: str = "background"
     overlap_gradients: bool = True
@@ -113,7 +117,7 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected a number, got {value!r}")
             if not (np.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
-        for name in ("data", "timing", "init"):
+        for name in ("data", "timing", "init", "log"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{name}: expected a text or none, got {value!r}")
@@ -127,6 +131,7 @@ class TrainConfig:
             raise ConfigError(
                 f"workers: expected 0 to {MOST_WORKERS} or auto, got {self.workers!r}"
             )
+        logger_names(self.log)
         if self.update not in ("background", "foreground"):
             raise ConfigError(f"update: expected background or foreground, got {self.update!r}")
         if self.budget_end not in ("restart", "stop"):

@@ -17,6 +17,7 @@ from ane_native.checkpoint import Checkpoint, load_checkpoint
 from ane_native.data import Corpus, WindowSampler, fixed_windows
 from ane_native.engine import Engine
 from ane_native.errors import BudgetExhausted, EngineError
+from ane_native.loggers import open_loggers
 from ane_native.metrics import MetricsLog
 from ane_native.microstep import MicroStep
 from ane_native.models.llama import LlamaConfig, LlamaProgram
@@ -124,6 +125,8 @@ class Run:
         active: Mapping[str, Any] = self.optimizer.params
         if checkpoint is not None:
             active = self._restore(checkpoint)
+        config = self.config.as_dict()
+        self.metrics.also = open_loggers(self.config.log, self.folder, config, self.done)
         begun = restart.state()
         if begun is None:
             report.write_config(self.folder, self.config, self.model, self.corpus, self.engine)
