@@ -93,6 +93,7 @@ dispatch: dev ## the bundled GCD and a real one against the same assertions
 core-ctest: dev
 	@$(PY) tools/test_core.py
 	@$(PY) tools/test_core.py --gcd bundled
+	@$(PY) tools/test_pool.py --jobs 80
 
 .PHONY: mypy
 mypy: dev
@@ -107,6 +108,7 @@ asan: dev ## C tests, engine and scheduler tests under address and undefined-beh
 	@$(PY) softane/tests/run.py --sanitize address,undefined
 	@$(PY) tools/test_dispatch.py --sanitize address,undefined
 	@$(PY) tools/test_core.py --sanitize address,undefined
+	@$(PY) tools/test_pool.py --sanitize address,undefined
 	@$(PY) tools/variant.py --gcd bundled --sanitize address,undefined \
 	    $(PYTEST) -q -p no:cacheprovider $(addprefix $(CURDIR)/,$(wildcard tests/engine tests/sched))
 
@@ -114,6 +116,7 @@ asan: dev ## C tests, engine and scheduler tests under address and undefined-beh
 tsan: dev ## C tests of softane, the core and the bundled GCD under the thread sanitizer
 	@$(PY) tools/test_dispatch.py --sanitize thread --repeat 3
 	@$(PY) tools/test_core.py --sanitize thread --repeat 3
+	@$(PY) tools/test_pool.py --sanitize thread
 	@$(PY) softane/tests/run.py --sanitize thread
 
 .PHONY: macos-check

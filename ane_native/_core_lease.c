@@ -407,6 +407,7 @@ int ane_lease_work(const char *directory, int32_t ms, bool (*stop)(void *), void
     int fd = open_locked(directory, ".work", true, ms, stop, context);
     *out = fd;
     if (fd >= 0) {
+        ane_lease_restore(directory); /* somebody was killed amid an unload */
         int n = snprintf(who, sizeof who, "%-20ld\n", (long)getpid());
         if (pwrite(fd, who, (size_t)n, 0) != n)
             return ANE_OK; /* only its name is not known */
