@@ -250,6 +250,7 @@ class _Stage:
         self._moved: list[tuple[PortProduct, Half, Half, Float]] = []  # columns must be copied
         self._summed: list[tuple[PortProduct, Half, Half | None, Float]] = []
         self._jobs: cpu.GradJobs | None = None
+        self._columns: cpu.GradJobs | None = None
 
     def add(self, p: PortProduct, dy: Half, x: Half | None, grads: dict[str, Float]) -> None:
         """Take a product, in the cheapest form that its shapes allow."""
@@ -286,7 +287,8 @@ class _Stage:
             cpu.grad_submit(self._jobs)
         if self._moved:
             moved = [_product(p, *matrices(p, dy, x), dw) for p, dy, x, dw in self._moved]
-            cpu.grad_submit(cpu.GradJobs(moved))
+            self._columns = cpu.GradJobs(moved)  # held until the next run: the queue reads them
+            cpu.grad_submit(self._columns)
         for p, dy, x, dw in self._summed:
             _add(dw, grouped(p, dy, x) if p.kind == "conv" else summed(p, dy, x), p)
 
