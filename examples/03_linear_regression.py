@@ -11,14 +11,14 @@ import argparse
 import numpy as np
 
 import ane_native as ane
-from ane_native import mil, soft
+from ane_native import mil, nn, soft
 from ane_native.graphmodel import differentiate
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
 parser.add_argument("--updates", type=int, default=30)
 args = parser.parse_args()
 
-FEATURES, SAMPLES, MICRO_STEPS, RATE = 16, 64, 4, 0.2
+FEATURES, SAMPLES, MICRO_STEPS, RATE, SCALE = 16, 64, 4, 0.1, 64.0
 
 g = mil.Graph()
 x_in = g.input("x", (1, FEATURES, 1, SAMPLES))  # one column per sample
@@ -41,12 +41,10 @@ with ane.DoubleBufferedTrainer(model.kernel_set(), weights) as trainer:
             gradient[:] = 0
         for _ in range(MICRO_STEPS):
             x = rng.standard_normal((FEATURES, SAMPLES))
-            error = step.forward(x).reshape(1, SAMPLES) - (true_w @ x + true_b)
-            step.backward(error)
-            loss += np.mean(error**2) / MICRO_STEPS
-        weights = {
-            name: w - RATE / (MICRO_STEPS * SAMPLES) * grads[name] for name, w in weights.items()
-        }
+            error, dy = nn.mse(step.forward(x), true_w @ x + true_b, scale=SCALE)
+            step.backward(dy)
+            loss += error / MICRO_STEPS
+        weights = {n: w - RATE / (MICRO_STEPS * SCALE) * grads[n] for n, w in weights.items()}
         stats = trainer.step(weights)
         print(
             f"update {update:3}  loss {loss:.5f}  stall {stats.compile_stall_ms:6.3f} ms  "

@@ -13,24 +13,18 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import ane_native as ane
-from ane_native import mil, soft
+from ane_native import nn, soft
 from ane_native.graphmodel import differentiate
+from ane_native.models.cnn import CnnConfig, cnn, init_params
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
 parser.add_argument("--updates", type=int, default=150)
 args = parser.parse_args()
 
-C1, C2, CLASSES, BATCH, MICRO_STEPS, RATE, SCALE = 8, 16, 10, 64, 4, 0.4, 64.0
-SAME = {"pad_type": "custom", "pad": (1, 1, 1, 1)}  # a 3x3 kernel keeps the size
+BATCH, MICRO_STEPS, RATE, SCALE = 64, 4, 0.1, 64.0
 
-g = mil.Graph()
-x_in = g.input("x", (BATCH, 1, 8, 8))
-h = mil.conv(x_in, g.weight("k1", (C1, 1, 3, 3)), **SAME) + g.weight("b1", (1, C1, 1, 1))
-h = mil.max_pool(mil.relu(h), (2, 2), strides=(2, 2), pad_type="valid")  # [BATCH, C1, 4, 4]
-h = mil.conv(h, g.weight("k2", (C2, C1, 3, 3)), **SAME) + g.weight("b2", (1, C2, 1, 1))
-h = mil.relu(h).reshape(BATCH, C2 * 16)
-g.output("logits", h @ g.weight("w", (C2 * 16, CLASSES)) + g.weight("b3", (1, CLASSES)))
-model = differentiate(g)
+config = CnnConfig(size=8, channels=1, widths=(16, 32), pools=1, classes=10, batch=BATCH)
+model = differentiate(cnn(config))  # x [BATCH, 1, 8, 8] -> logits [BATCH, 10, 1, 1]
 
 digits = load_digits()
 images = (digits.images / 16.0).astype(np.float32)  # [1797, 8, 8]
@@ -38,32 +32,8 @@ labels = digits.target
 train, valid = np.arange(1500), np.arange(len(labels) - 2 * BATCH, len(labels))
 
 rng = np.random.default_rng(0)
-
-
-def normal(*shape: int, fan_in: int) -> np.ndarray:
-    return (rng.standard_normal(shape) * (2 / fan_in) ** 0.5).astype(np.float32)
-
-
-weights = {
-    "k1": normal(C1, 1, 3, 3, fan_in=9),
-    "b1": np.zeros(C1, np.float32),
-    "k2": normal(C2, C1, 3, 3, fan_in=9 * C1),
-    "b2": np.zeros(C2, np.float32),
-    "w": normal(C2 * 16, CLASSES, fan_in=16 * C2),
-    "b3": np.zeros(CLASSES, np.float32),
-}
+weights = init_params(config, rng)
 grads = {name: np.zeros_like(w) for name, w in weights.items()}
-
-
-def cross_entropy(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean loss, and its gradient by the logits [batch, classes]."""
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p = e / e.sum(axis=1, keepdims=True)
-    row = np.arange(target.size)
-    loss = -np.log(p[row, target]).mean()
-    p[row, target] -= 1
-    return float(loss), p / target.size
-
 
 print(ane.Engine())
 if ane.Engine().software:
@@ -80,8 +50,9 @@ with ane.DoubleBufferedTrainer(model.kernel_set(), weights) as trainer:
             gradient[:] = 0
         for _ in range(MICRO_STEPS):
             batch = rng.choice(train, BATCH, replace=False)
-            loss, dlogits = cross_entropy(logits_of(batch), labels[batch])
-            step.backward(dlogits * SCALE)  # fp16 gradients: keep them away from zero
+            # fp16 gradients: the scale keeps them away from zero
+            loss, dlogits = nn.cross_entropy(logits_of(batch), labels[batch], scale=SCALE)
+            step.backward(dlogits)
             losses.append(loss)
         weights = {n: w - RATE / (MICRO_STEPS * SCALE) * grads[n] for n, w in weights.items()}
         stats = trainer.step(weights)
@@ -90,5 +61,5 @@ with ane.DoubleBufferedTrainer(model.kernel_set(), weights) as trainer:
             f"ms  generation {stats.generation}  staleness {stats.staleness}"
         )
     parts = valid.reshape(-1, BATCH)
-    right = np.mean([logits_of(part).argmax(axis=1) == labels[part] for part in parts])
+    right = np.mean([logits_of(part).argmax(axis=1).ravel() == labels[part] for part in parts])
 print(f"accuracy {right:.3f} on {valid.size} images the network was not trained on")
