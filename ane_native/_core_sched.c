@@ -235,6 +235,8 @@ int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint6
         status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
     else if (update && s->offered)
         status = ane_error_set(err, ANE_E_STATE, "weights of this version were offered: an update would make them");
+    else if (!update && s->update.state == ANE_UPDATE_RUNNING) /* versions are made one after the other */
+        status = ane_error_set(err, ANE_E_STATE, "an update is under way: call collect first");
     else if (build && s->slot != ANE_SLOT_EMPTY)
         status = ane_error_set(err, ANE_E_STATE, "a generation is pending: call boundary first");
     else if (build)

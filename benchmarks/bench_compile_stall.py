@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: MIT
 """compile_stall per batch: what a training thread loses to compiling, by staleness and size.
 
-    pytest --benchmark-only benchmarks
+    python benchmarks/bench_compile_stall.py        # the table, on an M4's timing (about four minutes)
+    pytest --benchmark-only benchmarks/bench_compile_stall.py
 
-The measured round is one batch: micro-steps of evaluations, then the boundary. extra_info
+The command takes rows of the map (``map.py``): a Stories110M-shaped set on a sleeping engine, all times those
+of softane's M4 profile, one process that compiles. It prints batch wall / max(compile, train)
+and the stall of three policies: synchronous; staleness 1; and that of maderix/ANE pull request #23, which
+swaps when a set is ready and never waits (as meant: as published its first swap frees the set
+it activates).
+
+With pytest real arithmetic runs. The measured round is one batch: micro-steps of evaluations, then the boundary. extra_info
 holds the stall (p50, p99), the background compile, how much of it was hidden, and the engine
 with its timing mode, so that no software figure passes for a hardware one. ``timing`` chooses
 softane's model of a chip's compile and evaluation times (sleeping) where it is not ``off``.
@@ -11,7 +18,11 @@ softane's model of a chip's compile and evaluation times (sleeping) where it is 
 
 from __future__ import annotations
 
+import argparse
+import sys
+import time
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,25 +72,32 @@ def test_compile_stall(benchmark: Any, mode: str, size: str, timing: str) -> Non
     }
     names = [f"k{i}" for i in range(count)]
     stats: list[ane.BatchStats] = []
+    train: list[float] = []
     with ane.DoubleBufferedTrainer(
         chain(count, channels), weights, staleness=STALENESS[mode]
     ) as trainer:
         trainer.surface("k0", "i00_x").write(rng.standard_normal((1, channels, 1, WIDTH)))
 
         def batch() -> None:
+            begin = time.monotonic()
             for _ in range(micro_steps):
                 trainer.run(names)
                 trainer.micro_step()
             for w in weights.values():  # every weight changes, as in training
                 w *= np.float32(0.999)
+            train.append((time.monotonic() - begin) * 1e3)
             stats.append(trainer.step(weights))
 
         benchmark.pedantic(batch, rounds=BATCHES, warmup_rounds=2)
     measured = stats[2:]
+    wall = float(np.mean([s.batch_ms for s in measured]))
     stalls = [s.compile_stall_ms for s in measured]
     compiles = [s.compile_ms for s in measured if s.compile_ms is not None]
     hidden = [s.hidden_ms for s in measured if s.hidden_ms is not None]
+    trained = float(np.mean(train[2:]))
     benchmark.extra_info.update(
+        train_ms=trained,
+        batch_over_longer=wall / max(trained, float(np.mean(compiles))) if compiles else None,
         compile_stall_p50_ms=float(np.percentile(stalls, 50)),
         compile_stall_p99_ms=float(np.percentile(stalls, 99)),
         stall_share=sum(stalls) / sum(s.batch_ms for s in measured),
@@ -93,3 +111,52 @@ def test_compile_stall(benchmark: Any, mode: str, size: str, timing: str) -> Non
         size=size,
     )
     assert all(s.compile_stall_ms >= s.wait_ms for s in measured)
+
+
+# =============================== The command ====================================
+
+POLICIES = {"synchronous": "synchronous", "1": "staleness 1", "when ready": "PR #23 (when ready)"}
+
+
+def main() -> int:
+    """Measure and print the table."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from map_sleep import measure
+
+    parser = argparse.ArgumentParser(description="Stall of three policies on a chip's timing.")
+    parser.add_argument("--chip", default="m4")
+    parser.add_argument("--micro-steps", type=int, nargs="+", default=[10, 24])
+    parser.add_argument("--unpacked", action="store_true", help="60 programs instead of about ten")
+    args = parser.parse_args()
+    print(
+        f"{args.chip}, times of its profile in ms, {'60 programs' if args.unpacked else 'packed'}"
+    )
+    head = (
+        "micro-steps",
+        "policy",
+        "train",
+        "compile",
+        "batch",
+        "batch / longer",
+        "stall p50",
+        "p99",
+        "staleness",
+    )
+    widths = (11, 19, 8, 8, 8, 14, 9, 8, 9)
+    print("  ".join(h.rjust(w) for h, w in zip(head, widths, strict=True)))
+    for micro_steps in args.micro_steps:
+        for policy, name in POLICIES.items():
+            case = {"chip": args.chip, "packed": not args.unpacked, "workers": 0}
+            r = measure({**case, "accumulate": micro_steps, "policy": policy})
+            shown = (
+                str(micro_steps), name, f"{r['train_ms']:,.0f}", f"{r['compile_ms']:,.0f}",
+                f"{r['batch_ms']:,.0f}", f"{r['over_longer']:.3f}", f"{r['stall_p50_ms']:,.1f}",
+                f"{r['stall_p99_ms']:,.1f}", f"{r['staleness_mean']:.1f}",
+            )  # fmt: skip
+            print("  ".join(x.rjust(w) for x, w in zip(shown, widths, strict=True)), flush=True)
+    print("longer: the greater of compile and train; staleness: updates, mean")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #endif
 
+#include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -137,8 +138,8 @@ typedef struct {
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool job_shut, eval_shut;
-    Post job, eval[NULL_THREADS];
+    bool job_shut, eval_shut, update_shut;
+    Post job, update, eval[NULL_THREADS];
 } g_gate = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* Stand at a post until let through; returns the status that was given. */
@@ -195,6 +196,8 @@ static void shut(bool *gate, bool value) {
 
 void null_gate_job(bool value) { shut(&g_gate.job_shut, value); }
 void null_gate_eval(bool value) { shut(&g_gate.eval_shut, value); }
+void null_gate_update(bool value) { shut(&g_gate.update_shut, value); }
+void null_update_allow(int status) { allow(&g_gate.update, status); }
 void null_job_allow(int status) { allow(&g_gate.job, status); }
 void null_eval_allow(int id, int status) { allow(&g_gate.eval[id], status); }
 
@@ -203,6 +206,13 @@ int null_job_wait(int ms) {
     int at = arrived(&g_gate.job, ms) ? g_gate.job.at : -1;
     pthread_mutex_unlock(&g_gate.lock);
     return at;
+}
+
+bool null_update_wait(int ms) {
+    pthread_mutex_lock(&g_gate.lock);
+    bool there = arrived(&g_gate.update, ms);
+    pthread_mutex_unlock(&g_gate.lock);
+    return there;
 }
 
 int null_eval_wait(int id, int ms) {
@@ -228,6 +238,24 @@ void null_queue_sync(AneHandle sched) {
     for (int i = 0; i < 4; i++) /* a job gives its set to the queue, whose end lets the next job in */
         dispatch_sync_f(s->queue, NULL, nothing);
     ane_object_release(&s->object);
+}
+
+void null_update_sync(AneHandle sched) {
+    AneSched *s;
+    if (ane_handle_get(sched, ANE_KIND_SCHED, (void **)&s, NULL) != ANE_OK)
+        return;
+    dispatch_sync_f(s->update_queue, NULL, nothing);
+    ane_object_release(&s->object);
+}
+
+/* The linker puts this in the place of the first thing a native update does (--wrap): there it
+ * can be held, and told that a gradient is not finite. */
+double __real_ane_cpu_sum_squares_here(const float *x, size_t n, void (*pause)(void *), void *context);
+double __wrap_ane_cpu_sum_squares_here(const float *x, size_t n, void (*pause)(void *), void *context);
+double __wrap_ane_cpu_sum_squares_here(const float *x, size_t n, void (*pause)(void *), void *context) {
+    int status = pass(&g_gate.update_shut, &g_gate.update, 0);
+    double sum = __real_ane_cpu_sum_squares_here(x, n, pause, context);
+    return status == ANE_OK ? sum : INFINITY;
 }
 
 /* The number a kernel's name ends with. */

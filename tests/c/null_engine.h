@@ -64,6 +64,10 @@ void null_stamps(bool on);
  * (ANE_OK, or what it shall fail with). Opening a gate lets all through. */
 void null_gate_job(bool shut);
 void null_gate_eval(bool shut);
+/* A native update stops before it reads its gradients; any status but ANE_OK: they are not finite. */
+void null_gate_update(bool shut);
+bool null_update_wait(int ms);
+void null_update_allow(int status);
 /* Kind * 1000 + kernel of the step the compile queue stands at (NULL_BAKE or NULL_LOAD), -1 after `ms`. */
 int null_job_wait(int ms);
 void null_job_allow(int status);
@@ -75,5 +79,7 @@ int null_eval_wait(int id, int ms);
 void null_eval_allow(int id, int status);
 /* Wait until the compile queue of this scheduler has done what it was given so far. */
 void null_queue_sync(AneHandle sched);
+/* Wait until the native updates that were let through have ended. */
+void null_update_sync(AneHandle sched);
 
 #endif

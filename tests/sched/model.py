@@ -33,8 +33,17 @@ BUGS = {
     "left after close": "a job that ends after close leaves its set in the slot",
     "failed offer compiles": "an offered set that failed is submitted as if it were under way",
     "withdrawal not waited for": "the arrays of a withdrawn offer are given back at once",
+    "built before the update": "a set is baked while its weights are being made",
+    "skipped set stays": "the set of a skipped update is left in the slot",
+    "skips count": "a skipped update counts as one the active set lags",
+    "update overtaken": "an update is begun while another one runs",
+    "update left behind": "a close does not wait for the update under way",
 }
 OFFER_BUGS = ("failed offer compiles", "withdrawal not waited for")
+UPDATE_BUGS = (
+    *("built before the update", "skipped set stays", "skips count", "update overtaken"),
+    "update left behind",
+)
 
 
 class Gen(NamedTuple):
@@ -54,6 +63,8 @@ class Gen(NamedTuple):
     running: bool = False
     submitted: bool = False
     failed: str = ""
+    updating: bool = False  # its weights are being made
+    skips: int = 0  # updates skipped before its weights were made
 
     @property
     def loaded(self) -> int:
@@ -80,6 +91,9 @@ class State(NamedTuple):
     failures: int = 0
     told: int = 0
     dropped: int = 0  # errors nobody could be told any more
+    updating: int = -1  # version of the update under way
+    outcome: str = ""  # of the last update: applied or skipped
+    skips: int = 0
 
     def gen(self, key: int) -> Gen:
         return next(g for g in self.gens if g.key == key)
@@ -116,6 +130,8 @@ class Model:
         limit: compiles of the process, 0 for no limit.
         offers: how many offers may be withdrawn, after which none is made any more; None: the
             caller makes none.
+        updates: the caller may hand over gradients in place of weights; each update is applied
+            or leaves the weights as they are.
         eager: the queue retires and starts what it can at once, as it does when nothing
             holds it up; else this happens at any later time.
     """
@@ -126,6 +142,7 @@ class Model:
     threads: int = 1
     limit: int = 0
     offers: int | None = None
+    updates: bool = False
     eager: bool = False
     bugs: frozenset[str] = field(default_factory=frozenset)
 
@@ -141,9 +158,15 @@ class Model:
         found = []
         if s.place != "out":
             found += [s.place.rstrip("+"), "interrupt"]
+            if self.updates and s.newest >= 0 and s.place in ("submit", "skip"):
+                found.append({"submit": "update", "skip": "count"}[s.place])
         elif s.newest + 1 < self.versions and not s.closing:
             found.append("boundary")
             found += self._offers(s)
+        if s.updating >= 0:
+            found += ["update applied", "update skipped"]
+        if s.place == "out" and self.updates and not s.closed:
+            found.append("collect")
         if s.queue:
             kind = s.queue[0][0]
             if kind == "retire":
@@ -176,14 +199,23 @@ class Model:
 
     def apply(self, s: State, event: str) -> tuple[State, str]:
         """The state after an event, and what the caller of it is told."""
-        if event in ("boundary", "submit", "skip", "finish"):
+        if event in (
+            "boundary",
+            "submit",
+            "skip",
+            "finish",
+            "update",
+            "count",
+            "close",
+            "withdraw",
+        ):
             s, told = getattr(self, f"_{event}")(s)
         elif event == "interrupt":  # Ctrl-C, inside a wait or between two calls
             s, told = s._replace(place="out"), ""
-        elif event == "close":
-            s, told = self._close(s)
-        elif event == "withdraw":
-            s, told = self._withdraw(s)
+        elif event == "collect":
+            told = "again" if s.updating >= 0 else s.outcome or "none"
+        elif event.startswith("update"):
+            s, told = self._end_update(s, applied=event.endswith("applied")), ""
         elif event.startswith("offer"):
             s, told = self._offer(s, 1 << int(event.split()[1])), "ok"
         elif event == "micro-step":
@@ -202,10 +234,17 @@ class Model:
 
     # ------------------------------ the training thread ------------------------------
 
+    def lag(self, s: State, newest_then: int) -> int:
+        """Updates the active set lags behind; skipped ones changed nothing."""
+        return newest_then - s.active - (s.skips - s.gen(s.active).skips)
+
     def _broken(self, s: State, newest_then: int) -> bool:
         if s.active < 0:
             return True
-        return self.staleness is not None and newest_then - s.active > self.staleness
+        lag = self.lag(s, newest_then)
+        if "skips count" in self.bugs:
+            lag = newest_then - s.active
+        return self.staleness is not None and lag > self.staleness
 
     def _settle(self, s: State, newest_then: int) -> tuple[State, str]:
         if s.closing and "install after close" not in self.bugs:
@@ -235,9 +274,15 @@ class Model:
         place = {"ok": "submit", "skip": "skip", "again": "boundary+"}.get(told, "out")
         return s._replace(place=place), told
 
-    def _submit(self, s: State) -> tuple[State, str]:
+    def _refusal(self, s: State) -> str:
+        """Why no version can be taken now."""
         if s.closing:
-            return s._replace(place="out"), "closed"
+            return "closed"
+        return "state" if s.updating >= 0 and "update overtaken" not in self.bugs else ""
+
+    def _submit(self, s: State) -> tuple[State, str]:
+        if refusal := self._refusal(s):
+            return s._replace(place="out"), refusal
         s = self._give(s, self.all)
         gen = s.gen(s.offered)
         slot = COMPILING
@@ -246,16 +291,52 @@ class Model:
         elif gen.up == self.all and not gen.running and not gen.failed:
             slot = READY
         baking = not gen.failed and gen.baked != self.all
-        s = self._put(s, gen._replace(submitted=True, baking=baking))
+        s = self._put(s, gen._replace(submitted=True, baking=baking, skips=s.skips))
         s = s._replace(newest=gen.key, pending=gen.key, offered=-1, slot=slot, place="finish")
         return self._wake(s), "ok"
 
     def _skip(self, s: State) -> tuple[State, str]:
-        if s.closing:
-            return s._replace(place="out"), "closed"
+        if refusal := self._refusal(s):
+            return s._replace(place="out"), refusal
         if s.offered >= 0:
             s, _ = self._withdraw(s)
         return s._replace(newest=s.newest + 1, place="finish"), "ok"
+
+    # ------------------------------ updates ------------------------------
+
+    def _update(self, s: State) -> tuple[State, str]:
+        """Gradients for the next version, whose set is built from what the update makes."""
+        if refusal := self._refusal(s):
+            return s._replace(place="out"), refusal
+        key = s.newest + 1
+        gen = Gen(key, refs=2, given=self.all, submitted=True, updating=True, skips=s.skips)
+        s = s._replace(gens=(*s.gens, gen), newest=key, pending=key, slot=COMPILING)
+        return self._wake(s._replace(updating=key, outcome="", place="finish")), "ok"
+
+    def _count(self, s: State) -> tuple[State, str]:
+        """The same while the slot is full: no set is built of that version."""
+        if refusal := self._refusal(s):
+            return s._replace(place="out"), refusal
+        key = s.newest + 1
+        return s._replace(newest=key, updating=key, outcome="", place="finish"), "ok"
+
+    def _end_update(self, s: State, applied: bool) -> State:
+        key = s.updating
+        s = s._replace(updating=-1, outcome="applied" if applied else "skipped")
+        s = s._replace(skips=s.skips + (not applied))
+        if all(g.key != key for g in s.gens):
+            return s
+        gen = s.gen(key)
+        gen = gen._replace(updating=False, skips=s.skips, baking=gen.baking and applied)
+        s = self._put(s, gen)
+        empty = not applied and s.pending == key and "skipped set stays" not in self.bugs
+        if empty:  # as if it had never been asked for
+            s = s._replace(pending=-1, slot=EMPTY)
+        if applied:
+            s = self._wake(s)
+        for _ in range(1 + empty):
+            s = self._drop(s, key)
+        return s
 
     # ------------------------------ offers ------------------------------
 
@@ -312,7 +393,8 @@ class Model:
         if self.eager:
             while s.queue and s.queue[0][0] == "retire":
                 s = self._retire(s)
-        if s.gens:
+        updating = s.updating >= 0 and "update left behind" not in self.bugs
+        if s.gens or updating:
             return s, "again"
         return s._replace(closed=True), "ok"
 
@@ -337,6 +419,8 @@ class Model:
         key = {COMPILING: s.pending, EMPTY: s.offered}.get(s.slot, -1)
         gen = s.gen(key) if key >= 0 else None
         if gen is None or gen.running or gen.failed or s.closing:
+            return s
+        if gen.updating and "built before the update" not in self.bugs:
             return s
         if not gen.started and s.sets >= MAX_ALIVE and "third set" not in self.bugs:
             return s
@@ -464,12 +548,22 @@ class Model:
             return "P8: budget is reserved and nobody compiles"
         if s.slot == COMPILING:
             gen = s.gen(s.pending)
-            if not gen.running and (gen.started or s.sets < MAX_ALIVE):
+            if not (gen.running or gen.updating) and (gen.started or s.sets < MAX_ALIVE):
                 return "the slot waits for a job that does not exist"
         if s.closing and s.active >= 0:
             return "a set became active after close"
-        if s.closed and (s.gens or s.queue):
+        if s.closed and (s.gens or s.queue or s.updating >= 0):
             return "closed, and something is left"
+        return self._check_updates(s)
+
+    def _check_updates(self, s: State) -> str | None:
+        made = [g for g in s.gens if g.updating]
+        if any(g.started or g.baked for g in made):
+            return "P1: a set is built from weights that are not made yet"
+        if s.updating not in (-1, s.newest) or any(g.key != s.updating for g in made):
+            return "an update was overtaken by another one"
+        if s.active >= 0 and self.lag(s, s.newest) < 0:
+            return "P4: the staleness is below zero"
         return None
 
     def check_step(self, s: State, event: str, after: State, told: str) -> str | None:
@@ -480,7 +574,13 @@ class Model:
             return "P5: the active set changed outside a boundary"
         if event == "finish" and told == "ok" and self._broken(after, after.newest):
             return "P4: a boundary returned beyond the bound on staleness"
-        waits = told == "again" and event not in ("close", "withdraw")
+        if event == "finish" and told == "state" and s.active >= 0:
+            bound = self.staleness
+            if bound is not None and self.lag(after, after.newest) <= bound:
+                return "P4: a boundary within the bound is refused"
+        if event == "update skipped" and s.updating in (after.pending, after.active):
+            return "a skipped update has a set"
+        waits = told == "again" and event not in ("close", "withdraw", "collect")
         if self.staleness is None and waits and s.active >= 0:
             return "P4: a boundary waits without a bound"
         return None

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from model import BUGS, OFFER_BUGS, READY, SLOTS, Model, State
+from model import BUGS, EMPTY, OFFER_BUGS, READY, SLOTS, UPDATE_BUGS, Model, State
 
 ROOT = Path(__file__).resolve().parents[2]
 STALENESS = [0, 1, 2, None]
@@ -130,15 +130,31 @@ def test_every_reachable_state_keeps_the_promises(staleness: int | None) -> None
 
 @pytest.mark.parametrize("staleness", STALENESS)
 def test_every_state_with_offers_keeps_the_promises(staleness: int | None) -> None:
-    states: list[State] = []
-    some, few = {"versions": 2, "offers": 1, "eager": True}, {"versions": 3, "offers": 0}
-    for bounds in (some, {**few, "limit": 5, "eager": True}):
-        graph = explore(staleness, **bounds)
-        states += graph.edges
-        assert any(s.offered >= 0 and s.gen(s.offered).loaded == 2 for s in graph.edges)
-        assert any(s.offered >= 0 and s.gen(s.offered).failed for s in graph.edges)
+    few = explore(staleness, versions=3, offers=0, limit=5, eager=True)
+    states = list(few.edges)
+    assert any(s.offered >= 0 and s.gen(s.offered).loaded == 2 for s in states)
+    assert any(s.offered >= 0 and s.gen(s.offered).failed for s in states)
+    more = {"kernels": 2 if staleness in (0, 1) else 1}
+    states += explore(staleness, versions=2, offers=1, eager=True, **more).edges
     assert any(s.leaving and s.offered >= 0 for s in states)
     assert any(s.offered >= 0 and s.slot == READY for s in states)
+
+
+@pytest.mark.parametrize("staleness", STALENESS)
+def test_every_state_with_updates_keeps_the_promises(staleness: int | None) -> None:
+    bounds: dict[str, Any] = {"versions": 3, "updates": True}
+    for more in ({}, {"limit": 3, "eager": True}, {"threads": 2, "eager": True}):
+        graph = explore(staleness, **bounds, **more)
+        states = graph.edges
+        assert any(s.updating >= 0 and s.closing for s in states)
+        assert any(s.updating >= 0 and s.slot == EMPTY for s in states)  # closed above it
+        assert any(
+            s.updating >= 0 and s.pending != s.updating and s.pending >= 0 for s in states
+        ) == (
+            staleness in (2, None)  # counted while the set of another version is built
+        )
+        assert {"", "applied", "skipped"} == {s.outcome for s in states}
+        assert max(s.skips for s in states) == 2
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -146,6 +162,8 @@ def test_every_planted_mistake_is_found(bug: str) -> None:
     for staleness in (1, 0, 2, None):
         for limit in (5, 0):
             bounds: dict[str, Any] = {"versions": 2, "offers": 1} if bug in OFFER_BUGS else {}
+            if bug in UPDATE_BUGS:
+                bounds = {"versions": 3, "updates": True, "kernels": 1, "eager": True}
             model = Model(staleness, limit=limit, bugs=frozenset([bug]), **bounds)
             graph = Graph(model)
             found = graph.broken or ("an end cannot be reached" if graph.stuck() else "")
@@ -181,6 +199,10 @@ void null_gate_eval(bool shut);
 int null_job_wait(int ms);
 void null_job_allow(int status);
 void null_thread(int id);
+void null_gate_update(bool shut);
+bool null_update_wait(int ms);
+void null_update_allow(int status);
+void null_update_sync(AneHandle sched);
 int null_eval_wait(int id, int ms);
 void null_eval_allow(int id, int status);
 void null_queue_sync(AneHandle sched);
@@ -235,9 +257,13 @@ class Evaluator:
 class Real:
     """One real scheduler, led event by event; raises AssertionError where it leaves the model."""
 
-    def __init__(self, ffi: Any, lib: Any, model: Model, evaluators: list[Evaluator]) -> None:
+    def __init__(
+        self, ffi: Any, lib: Any, model: Model, evaluators: list[Evaluator], native: bool
+    ) -> None:
         self._ffi, self._lib, self._model, self._evaluators = ffi, lib, model, evaluators
-        self._micro, self._swaps = 0, 0
+        self._micro = 0
+        self._native = native  # the core runs the optimizer; else somebody provides the weights
+        self._job: list[Any] = []  # arrays of the native update under way
         self._weights: dict[int, list[Any]] = {}
         self._offered: list[Any] = []  # arrays of the version to come, made at its first offer
         self._withdrawn: list[list[Any]] = []
@@ -246,6 +272,7 @@ class Real:
         lib.null_set_limit(model.limit)
         lib.null_gate_job(True)
         lib.null_gate_eval(True)
+        lib.null_gate_update(True)
         shape = [1, 4, 1, 32]
         keep = [ffi.new("char[]", name) for name in (b"x", b"y", b"null")]
         ports = ffi.new("AnePort[]", [(keep[0], 1, 4, shape), (keep[1], 1, 4, shape)])
@@ -290,17 +317,84 @@ class Real:
             self._withdrawn.append(self._offered)
             self._offered = []
 
-    def _reuse(self, oldest_needed: int, leaving: int) -> None:
+    def _reuse(self, oldest_needed: int, leaving: int, updating: int) -> None:
         """Overwrite what the scheduler says it does not read any more."""
         for array in [a for arrays in self._withdrawn if not leaving for a in arrays]:
             for i in range(COUNT):
                 array[i] = -1 - i
-        for version in [v for v in self._weights if v < oldest_needed]:
+        for version in [v for v in self._weights if v < oldest_needed and v != updating]:
             for array in self._weights.pop(version):
                 for i in range(COUNT):
                     array[i] = -1 - i
 
-    def _call(self, event: str, before: State) -> int:
+    def _begin_update(self, before: State, build: bool) -> int:
+        """Hand over gradients; nothing is made of them before "update applied" or "skipped"."""
+        lib, null, version = self._lib, self._ffi.NULL, before.newest + 1
+        if not self._native:
+            return int(lib.ane_sched_submit_update(self.handle, null, null, build, null))
+        if before.closing or before.updating >= 0:  # refused, and the arrays of another one stay
+            job = self._describe(version)[0]
+            return int(lib.ane_sched_submit_update(self.handle, job, null, 0, null))
+        job, made, self._job = self._describe(version)
+        pointers = self._ffi.new("float *[]", made)
+        status = int(lib.ane_sched_submit_update(self.handle, job, pointers, build, null))
+        self._weights[version] = made
+        assert lib.null_update_wait(LONG_MS)
+        return status
+
+    def _describe(self, version: int) -> tuple[Any, list[Any], list[Any]]:
+        """An AdamW step at rate 0: its result are the masters before, which hold the stamp."""
+        ffi, n = self._ffi, self._model.kernels
+        masters, made = self._fresh(version), [ffi.new("float[]", [-7.0] * COUNT) for _ in range(n)]
+        state = [[ffi.new("float[]", COUNT) for _ in range(n)] for _ in range(2)]
+        gradients = ffi.new("float[]", COUNT * n)
+        tensors = ffi.new(
+            "AneUpdateTensor[]",
+            [
+                (
+                    masters[k],
+                    made[k],
+                    state[0][k],
+                    state[1][k],
+                    gradients + k * COUNT,
+                    COUNT,
+                    0.0,
+                    k,
+                )
+                for k in range(n)
+            ],
+        )
+        job = ffi.new(
+            "AneUpdateJob *",
+            (tensors, n, gradients, COUNT * n, 0.0, 0.9, 0.95, 1e-8, 0.0, 1.0, 1, version),
+        )
+        return job, made, [masters, state, gradients, tensors, job]
+
+    def _end_update(self, before: State, applied: bool) -> None:
+        lib, null, version = self._lib, self._ffi.NULL, before.updating
+        if self._native:
+            lib.null_update_allow(0 if applied else -1)
+            lib.null_update_sync(self.handle)
+            return
+        if applied:
+            self._weights[version] = self._fresh(version)
+        weights = self._ffi.new("float *[]", self._weights[version]) if applied else null
+        failed = not applied and version % 2
+        assert lib.ane_sched_provide(self.handle, version, weights, failed, null) == 0
+        assert (
+            lib.ane_sched_provide(self.handle, version, weights, failed, null) == REFUSAL["state"]
+        )
+
+    def _collect(self, before: State, told: str) -> None:
+        out = self._ffi.new("AneUpdateResult *")
+        status = int(self._lib.ane_sched_collect(self.handle, 0, out, self._ffi.NULL))
+        assert status == {"again": 1, "none": 2}.get(told, 0), (told, status)
+        if status == 0:
+            assert bool(out.applied) == (told == "applied")
+            assert out.version <= before.newest
+            assert out.failed == (not self._native and told == "skipped" and out.version % 2)
+
+    def _call(self, event: str, before: State, after: State) -> int:
         lib, null = self._lib, self._ffi.NULL
         if event == "boundary":
             return int(lib.ane_sched_boundary(self.handle, 0, null))
@@ -311,19 +405,22 @@ class Real:
         if event == "skip":
             self._withdraw()
             return int(lib.ane_sched_submit(self.handle, null, 0, null))
+        if event in ("update", "count"):
+            return self._begin_update(before, build=event == "update")
         stats = self._ffi.new("AneBatchStats *")
         status = int(lib.ane_sched_finish(self.handle, 0, stats, null))
         if status == 0:
             assert (stats.active, stats.newest) == (before.active, before.newest) or stats.swapped
             assert stats.micro_steps == self._micro
+            assert stats.staleness == self._model.lag(after, after.newest)
             self._micro = 0
         return status
 
     def do(self, event: str, before: State, after: State, told: str) -> None:
         """Let one event happen and compare what can be seen with the model."""
         lib = self._lib
-        if event in ("boundary", "submit", "skip", "finish"):
-            status = self._call(event, before)
+        if event in ("boundary", "submit", "skip", "finish", "update", "count"):
+            status = self._call(event, before, after)
             assert status == OUTCOME.get(told, REFUSAL.get(told)), (event, told, status)
         elif event == "close":
             status = lib.ane_sched_close(self.handle, 0, self._ffi.NULL)
@@ -342,6 +439,10 @@ class Real:
                 time.sleep(0.001)  # the job's last words
                 status = lib.ane_sched_withdraw(self.handle, 0, self._ffi.NULL)
             assert status == OUTCOME[told]
+        elif event == "collect":
+            self._collect(before, told)
+        elif event.startswith("update"):
+            self._end_update(before, applied=event.endswith("applied"))
         elif event.startswith("offer"):
             self._offer(int(event.split()[1]), before.newest + 1)
         elif event == "micro-step":
@@ -386,7 +487,7 @@ class Real:
             names = ("slot", "active", "newest", "pending", "failures", "oldest_needed")
             names += ("offered", "leaving")
             shown |= {n: int(getattr(state, n)) for n in names}
-            self._reuse(shown["oldest_needed"], shown["leaving"])
+            self._reuse(shown["oldest_needed"], shown["leaving"], expected.updating)
         wanted = self._model.shows(expected)
         assert shown == {n: wanted[n] for n in shown}
 
@@ -395,6 +496,9 @@ class Real:
         lib = self._lib
         lib.null_gate_job(False)
         lib.null_gate_eval(False)
+        lib.null_gate_update(False)
+        if last.updating >= 0 and not self._native:
+            lib.ane_sched_provide(self.handle, last.updating, self._ffi.NULL, 1, self._ffi.NULL)
         for i, (version, _) in enumerate(last.evals):
             if version >= 0:
                 assert self._evaluators[i].results.get(timeout=LONG_MS / 1000)[0] == 0
@@ -413,24 +517,38 @@ class Real:
         assert (counts.loaded, counts.reserved, counts.violations) == (0, 0, 0)
 
 
-Walk = list[tuple[State, str, State, str]]  # (before, event, after, what the caller is told)
+Step = tuple[State, str, State, str]  # (before, event, after, what the caller is told)
+Walk = list[Step]
+OF_THE_BOUND = ("boundary", "finish")  # what the core looks at the bound for
 
 
-def tours(graph: Graph) -> Iterator[Walk]:
-    """Walks from the start that together use every transition of the graph."""
-    left = {state: list(edges) for state, edges in graph.edges.items()}
+def tours(graph: Graph, done: set[Step]) -> Iterator[Walk]:
+    """Walks from the start that together use every transition of the graph that is not `done`.
+
+    `done` grows. Graphs of other bounds share most of their states; what happens at the boundary
+    is walked again for each of them.
+    """
+    left = {
+        s: [e for e in edges if e[0] in OF_THE_BOUND or (s, *e) not in done]
+        for s, edges in graph.edges.items()
+    }
+
+    def take(at: State, edge: tuple[str, State, str]) -> Step:
+        if edge in left[at]:
+            left[at].remove(edge)
+        done.add((at, *edge))
+        return (at, *edge)
+
     for state in sorted(graph.edges, key=lambda s: -len(graph.path(s))):
         while left[state]:
             walk, at = [], graph.start
             for event in graph.path(state):
-                edge = next(e for e in graph.edges[at] if e[0] == event)
-                if edge in left[at]:
-                    left[at].remove(edge)
-                walk.append((at, *edge))
-                at = edge[1]
-            while left[at]:
-                edge = left[at].pop()
-                walk.append((at, *edge))
+                walk += [take(at, e) for e in list(left[at]) if e[1] == at]
+                walk.append(take(at, next(e for e in graph.edges[at] if e[0] == event)))
+                at = walk[-1][2]
+            while left[at]:  # what stays here first, what leads on before what ends soon
+                edge = max(left[at], key=lambda e: (e[1] == at, bool(left[e[1]]), e[0] != "close"))
+                walk.append(take(at, edge))
                 at = edge[1]
             yield walk
 
@@ -455,7 +573,7 @@ def drive(model: Model, walks: Iterable[Walk]) -> tuple[int, int]:
     evaluators = [Evaluator(ffi, lib, i) for i in range(model.threads)]
     count = events = 0
     for walk in walks:
-        real = Real(ffi, lib, model, evaluators)
+        real = Real(ffi, lib, model, evaluators, native=model.updates and count % 2 == 1)
         for i, (before, event, after, told) in enumerate(walk):
             try:
                 real.do(event, before, after, told)
@@ -470,40 +588,48 @@ def drive(model: Model, walks: Iterable[Walk]) -> tuple[int, int]:
     return count, events
 
 
-@pytest.mark.parametrize("staleness", STALENESS)
-def test_the_real_scheduler_follows_the_model_through_every_transition(
-    staleness: int | None,
-) -> None:
-    for bounds in ({"versions": 3}, {"versions": 3, "limit": 5}):
+def follow(bounds: Iterable[dict[str, Any]], what: str) -> int:
+    """Lead the real scheduler through all transitions of these models; how many those are."""
+    done: set[Step] = set()
+    for bound in bounds:
         begin = time.monotonic()
-        graph = Graph(Model(staleness, eager=True, **bounds))
-        assert not graph.broken
-        walks, events = drive(graph.model, tours(graph))
+        graph = Graph(Model(eager=True, **bound))
+        assert not graph.broken, graph.broken
+        before = len(done)
+        walks, events = drive(graph.model, tours(graph, done))
+        assert all((s, *e) in done for s, edges in graph.edges.items() for e in edges)
         print(
-            f"real scheduler, staleness {staleness}, {bounds}: {graph.transitions()} transitions "
-            f"in {walks} walks of {events} events, {time.monotonic() - begin:.1f} s"
+            f"real scheduler{what}, {bound}: {graph.transitions()} transitions, {len(done) - before} "
+            f"of them new, in {walks} walks of {events} events, {time.monotonic() - begin:.1f} s"
         )
-        assert graph.transitions() > 6_000
+    return len(done)
 
 
-@pytest.mark.parametrize("staleness", [0, 2])
-def test_the_real_scheduler_follows_the_model_through_offers(staleness: int | None) -> None:
-    begin = time.monotonic()
-    graph = Graph(Model(staleness, versions=2, offers=1, eager=True))
-    assert not graph.broken, graph.broken
-    walks, events = drive(graph.model, tours(graph))
-    print(
-        f"real scheduler with offers, staleness {staleness}: {graph.transitions()} transitions "
-        f"in {walks} walks of {events} events, {time.monotonic() - begin:.1f} s"
-    )
-    assert graph.transitions() > 2_000
+def test_the_real_scheduler_follows_the_model_through_every_transition() -> None:
+    bounds: list[dict[str, Any]] = [{"staleness": n, "versions": 3} for n in (1, 0, 2, None)]
+    assert follow([*bounds, *({**b, "limit": 5} for b in bounds)], "") > 12_000
+
+
+def test_the_real_scheduler_follows_the_model_through_offers() -> None:
+    one = {"versions": 2, "kernels": 1, "offers": 1}
+    assert follow([{"staleness": n, **one} for n in (0, 2)], " with offers") > 10_000
+    two = {"versions": 2, "offers": 0}  # the command withdraws one of these, too
+    assert follow([{"staleness": n, **two} for n in (0, 2)], " with offers") > 5_000
+
+
+def test_the_real_scheduler_follows_the_model_through_updates() -> None:
+    small = {"versions": 3, "kernels": 1, "updates": True}  # a version is counted and not built
+    assert follow([{"staleness": n, **small} for n in (2, 1, 0, None)], " with updates") > 9_000
+    two = {"versions": 2, "updates": True}
+    assert follow([{"staleness": n, **two} for n in (1, 0)], " with updates") > 4_000
 
 
 @pytest.mark.parametrize("staleness", STALENESS)
 def test_the_real_scheduler_follows_the_model_on_long_walks(staleness: int | None) -> None:
     events = walks = 0
-    for offers in (None, 20):
-        model = Model(staleness, versions=12, kernels=3, threads=3, offers=offers, eager=True)
+    for more in ({}, {"offers": 20}, {"updates": True}):
+        bounds: dict[str, Any] = {"versions": 12, "kernels": 3, "threads": 3, "eager": True}
+        model = Model(staleness, **bounds, **more)
         some = drive(model, random_walks(model, count=60, length=120))
         walks, events = walks + some[0], events + some[1]
     print(f"real scheduler, staleness {staleness}: {walks} random walks of {events} events")
@@ -515,6 +641,12 @@ if __name__ == "__main__":
         for size in ({"versions": 6}, {"versions": 4, "threads": 2}, {"versions": 4, "kernels": 3}):
             explore(bound, **size)
         explore(bound, versions=2, offers=1)
+        explore(bound, versions=4, updates=True)
         explore(bound, versions=3, offers=0, limit=5)
+    offers = [{"staleness": n, "versions": 2, "offers": 1} for n in (0, 1, 2, None)]
+    follow(offers, " with offers")
+    follow(
+        [{"staleness": n, "versions": 3, "updates": True} for n in (2, 1, 0, None)], " with updates"
+    )
     sys.path.insert(0, str(ROOT))
     sys.exit(pytest.main([__file__, "-q", "-s", "-p", "no:cacheprovider"]))
