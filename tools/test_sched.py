@@ -28,7 +28,7 @@ CORE = (
         "_core_canary.c",
         "_core_stats.c",
     ),
-    *("_core_handle.c", "_half.c", "_cpu.c"),
+    *("_core_handle.c", "_core_file.c", "_half.c", "_cpu.c"),
 )
 WRAPPED = "-Wl,--wrap=ane_cpu_sum_squares_here"  # null_engine.c stands before it
 LIMIT_SECONDS = 600  # and one for each hundred swaps: on any machine far more than needed

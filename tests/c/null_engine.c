@@ -320,7 +320,7 @@ static void check_file(const AneSourceDef *k, const AneBlobDef *b, const float *
     if (!good)
         null_violation("kernel %s, %s: the update's file is not what a bake writes", k->name, b->path);
     ADD(g.n.files_taken, 1);
-    free(*file);
+    ane_file_free(*file);
     *file = NULL;
 }
 
