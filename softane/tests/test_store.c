@@ -23,6 +23,10 @@ static const char gather_text[] = HEAD "func main<ios18>(tensor<fp16, [4, 32]> x
     "tensor<int32, [2]> i = const()[name=string(\"i\"), val=tensor<int32, [2]>(BLOBFILE(path=string(\"@model_path/weights/i.bin\"), offset=uint64(64)))];\n"
     "tensor<fp16, [2, 32]> y = gather(x=x, indices=i)[name=string(\"y\")];\n} -> (y);\n}\n";
 
+static const char two_files_text[] = HEAD "func main<ios18>(" T " x) {\n" WEIGHT("w")
+    T " v = const()[name=string(\"v\"), val=" T "(BLOBFILE(path=string(\"@model_path/v/weights/w.bin\"), offset=uint64(64)))];\n"
+    T " p = mul(x=x, y=w)[name=string(\"p\")];\n" T " y = add(x=p, y=v)[name=string(\"y\")];\n} -> (y);\n}\n";
+
 static char store[300]; /* store_dir */
 
 /* ============================== Other processes =========================== */
@@ -252,6 +256,40 @@ static void every_damage_is_found(void) {
     clear();
 }
 
+/* A program with two weight files of one size: 2 x + 3. */
+static void weights_are_told_apart(void) {
+    SaAnswer a;
+    char *dir = stage(two_files_text), other[600];
+    write_weights(dir, HALF_2);
+    snprintf(other, sizeof other, "%s/v", dir);
+    CHECK(mkdir(other, 0700) == 0);
+    write_weights(other, HALF_3);
+    SaSource s = source("two-files", dir);
+    CHECK(sa_device_compile(&s, 21, NULL, &a));
+    forget();
+    SaLoaded *l = load_known("two-files", &a);
+    CHECK(eval_one(l, HALF_2, 0, &a) == 0x4700 && unload(l)); /* 2 · 2 + 3 */
+    free(dir);
+    clear();
+}
+
+/* A whole file of another program, or a part of this one, under this one's name. */
+static void files_are_what_they_are_called(void) {
+    SaAnswer a;
+    char mine[1024];
+    size_t n;
+    CHECK(compile_text("mine", weight_text, HALF_2, &a));
+    snprintf(mine, sizeof mine, "%s", entry_file(0));
+    uint8_t *file = read_file(mine, &n);
+    CHECK(unlink(mine) == 0 && compile_text("yours", weight_text, HALF_3, &a));
+    forget();
+    CHECK(rename(entry_file(0), mine) == 0 && !sa_shared_has("mine") && is_refused("mine", mine));
+    CHECK(write_file(mine, file, n) && sa_shared_has("mine"));
+    CHECK(write_file(mine, file, n - 1) && !sa_shared_has("mine") && is_refused("mine", mine));
+    sa_free(file);
+    clear();
+}
+
 /* Give a file the checksum that its contents ask for. */
 static void seal(uint8_t *file, size_t n) {
     SaSha256 h;
@@ -298,6 +336,49 @@ static void hostile_contents_are_survived(const char *identity) {
     SaEntry *e = sa_shared_get(identity);
     CHECK(e && loaded > 0);
     sa_entry_unpin(e);
+    sa_free(whole);
+    free(file);
+    clear();
+}
+
+static void put64(uint8_t *p, uint64_t v) { memcpy(p, &v, sizeof v); }
+static uint64_t get64(const uint8_t *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* The table of weights, well sealed: one row, whose bytes are the last before the checksum. */
+static void rows_must_fit(void) {
+    SaAnswer a;
+    char path[1024];
+    size_t n;
+    CHECK(compile_text("rows", weight_text, HALF_2, &a));
+    forget();
+    snprintf(path, sizeof path, "%s", entry_file(0));
+    uint8_t *whole = read_file(path, &n), *file = malloc(n);
+    uint64_t at = n - 32 - BYTES, row = at - 64; /* BYTES is a multiple of 64 */
+    CHECK(get64(whole + row) == at && get64(whole + row + 8) == BYTES && whole[12] == 1);
+    for (int i = 0; i < 8; i++) {
+        memcpy(file, whole, n);
+        switch (i) {
+        case 0: put64(file + row, at + 1); break;            /* not aligned */
+        case 1: put64(file + row, at - 2); break;
+        case 2: put64(file + row, at + 64); break;           /* ends behind the file */
+        case 3: put64(file + row, UINT64_MAX - 63); break;   /* begins behind it */
+        case 4: put64(file + row + 8, BYTES - 2); break;     /* another size than the tensor's */
+        case 5: put64(file + row + 8, BYTES + 2); break;
+        case 6: file[12] = 0; break;                         /* fewer rows than the text names */
+        case 7: file[12] = 2; break;                         /* more */
+        }
+        seal(file, n);
+        CHECK(write_file(path, file, n) && is_refused("rows", path));
+    }
+    put64(memcpy(file, whole, n) == file ? file + row : file, at); /* as it was */
+    seal(file, n);
+    CHECK(write_file(path, file, n) && memcmp(file, whole, n) == 0);
+    SaLoaded *l = load_known("rows", &a);
+    CHECK(eval_one(l, HALF_3, 0, &a) == HALF_6 && unload(l));
     sa_free(whole);
     free(file);
     clear();
@@ -381,8 +462,21 @@ static void the_oldest_files_go_first(void) {
     CHECK(compile_text("d-3", weight_text, HALF_2, &a) && counter("shared_evicted") == 1);
     forget();
     CHECK(sa_store_has("d-0") && !sa_store_has("d-1") && sa_store_has("d-2") && sa_store_has("d-3"));
+    /* seconds count before nanoseconds */
+    struct timespec now = {.tv_sec = time(NULL)}, times[2] = {now, now};
+    char path[1024];
+    for (int i = 0; entry_file(i)[0]; i++) {
+        snprintf(path, sizeof path, "%s", entry_file(i));
+        times[1] = (struct timespec){now.tv_sec - 10 * (i + 1), 100 * (i + 1)}; /* the last is the oldest */
+        CHECK(utimensat(AT_FDCWD, path, times, 0) == 0);
+    }
+    CHECK(compile_text("d-5", weight_text, HALF_2, &a) && counter("shared_evicted") == 2 && access(path, F_OK) != 0);
+    set_count("store_disk_bytes", one - 1); /* less than the file, more than its weights: it stays alone */
+    CHECK(compile_text("d-6", weight_text, HALF_2, &a) && count_files("*.ane") == 1);
+    forget();
+    CHECK(sa_store_has("d-6") && !sa_store_has("d-5"));
     set_count("store_disk_bytes", 10); /* less than one: not even written */
-    CHECK(compile_text("d-4", weight_text, HALF_2, &a) && count_files("*.ane") == 3);
+    CHECK(compile_text("d-4", weight_text, HALF_2, &a) && count_files("*.ane") == 1);
     softane_set("store_disk_bytes", NULL);
     clear();
 }
@@ -499,6 +593,9 @@ int main(int argc, char **argv) {
     other_partitions_see_nothing();
     purging_removes_the_file();
     every_damage_is_found();
+    weights_are_told_apart();
+    files_are_what_they_are_called();
+    rows_must_fit();
     hostile_programs();
     lost_memory_removes_nothing();
     the_oldest_files_go_first();

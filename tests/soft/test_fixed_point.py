@@ -284,9 +284,21 @@ def test_attention_ignores_its_mask_unless_told_otherwise(
         )
         return _run(body, x, x.shape, mask)
 
+    def run_bool() -> npt.NDArray[np.float32]:
+        body = _const("w", mask.shape) + (
+            '        fp16 zero = const()[name=string("zero"), val=fp16(0)];\n'
+            "        tensor<bool, [1, 1, 32, 32]> m = equal(x=w, y=zero)"
+            '[name=string("m")];\n'
+            "        tensor<fp16, [1, 2, 32, 32]> y = scaled_dot_product_attention"
+            '(query=x, key=x, value=x, attn_mask=m)[name=string("y")];\n'
+        )
+        return _run(body, x, x.shape, mask)
+
     plain, ignored = run(""), run(", attn_mask=w")
+    assert np.array_equal(run_bool(), plain)
     with soft.using(sdpa_mask="honour"):
         honoured = run(", attn_mask=w")
+        assert np.array_equal(run_bool(), honoured)
     assert np.array_equal(ignored, plain)
     assert not np.allclose(honoured, plain, atol=0.1)
     assert np.array_equal(honoured[:, :, 0], x.astype(np.float16).astype(np.float32)[:, :, 0])
