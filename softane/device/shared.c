@@ -313,7 +313,7 @@ SaEntry *sa_shared_get(const char *identity) {
     struct stat seen;
     SaEntry *e = NULL;
     SaError err = {.code = SA_OK};
-    if (!place_of(identity, &p) || SA_FAILPOINT("shared.get") || lstat(p.path, &seen) != 0)
+    if (!place_of(identity, &p) || SA_FAILPOINT("shared.get") || lstat(p.path, &seen) != 0 || !S_ISREG(seen.st_mode))
         return NULL;
     SaStatus st = sa_file_read(p.path, FILE_MAX_BYTES, &file, &bytes, &err);
     if (st == SA_OK) {

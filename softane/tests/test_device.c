@@ -289,6 +289,10 @@ static void unused_entries_are_evicted_oldest_first(void) {
     sa_entry_unpin(sa_store_get("ev-2", NULL)); /* used last: ev-3 goes next */
     CHECK(compile_new("ev-4", 21, NULL, &a));
     CHECK(sa_store_has("ev-2") && !sa_store_has("ev-3") && sa_store_has("ev-4"));
+    SaEntry *first = sa_store_get("ev-2", NULL), *second = sa_store_get("ev-4", NULL);
+    sa_entry_unpin(second);
+    sa_entry_unpin(first); /* taken first, but in use to the last: ev-4 goes next */
+    CHECK(first && second && compile_new("ev-2b", 21, NULL, &a) && sa_store_has("ev-2") && !sa_store_has("ev-4"));
     CHECK(softane_set("failpoints", "store.get=1*return") == 0 && sa_store_get("ev-2", NULL) == NULL && sa_store_has("ev-2"));
     CHECK(softane_set("failpoints", "store.put=1*return") == 0 && compile_new("ev-5", 21, NULL, &a) && !sa_store_has("ev-5"));
     CHECK(softane_set("failpoints", "store.evict=1*return") == 0 && compile_new("ev-6", 21, NULL, &a) && !sa_store_has("ev-2"));

@@ -246,7 +246,12 @@ static void a_reduction_times_zero_fails(void) { /* 42 */
     SCALAR("fp16", "k", k) "tensor<fp16, [1, 1, 1, 32]> r = reduce_sum(x=x, axes=ax, keep_dims=kd)[name=string(\"r\")];\n" \
     "tensor<fp16, [1, 1, 1, 32]> y = mul(x=r, y=k)[name=string(\"y\")];\n} -> (y);\n}\n"
     CHECK(compiles(REDUCED("0x0p+0"), "CompilationFailure") && compiles(REDUCED("0x1p+0"), NULL));
-    CHECK(compiles(REDUCED("-0x0p+0"), "CompilationFailure"));
+    CHECK(compiles(REDUCED("-0x0p+0"), "CompilationFailure") && compiles(REDUCED("1e-30"), "CompilationFailure")); /* fp16 rounds it to 0 */
+    static const char zero_first[] = HEAD "func main<ios18>(" T " x) {\n"
+        "tensor<int32, [1]> ax = const()[name=string(\"ax\"), val=tensor<int32, [1]>([1])];\n" SCALAR("bool", "kd", "true")
+        SCALAR("fp16", "k", "0x0p+0") "tensor<fp16, [1, 1, 1, 32]> r = reduce_max(x=x, axes=ax, keep_dims=kd)[name=string(\"r\")];\n"
+        "tensor<fp16, [1, 1, 1, 32]> y = mul(x=k, y=r)[name=string(\"y\")];\n} -> (y);\n}\n";
+    CHECK(compiles(zero_first, "CompilationFailure")); /* either way round, any reduction */
     CHECK(softane_set("reduce_zero_fails", "0") == 0 && compiles(REDUCED("0x0p+0"), NULL));
     CHECK(softane_set("reduce_zero_fails", NULL) == 0);
     static const char relu_zero[] = HEAD "func main<ios18>(" T " x) {\n" SCALAR("fp16", "k", "0x0p+0") /* no reduction: fine */

@@ -276,7 +276,7 @@ static void weights_are_told_apart(void) {
 /* A whole file of another program, or a part of this one, under this one's name. */
 static void files_are_what_they_are_called(void) {
     SaAnswer a;
-    char mine[1024];
+    char mine[1024], elsewhere[600];
     size_t n;
     CHECK(compile_text("mine", weight_text, HALF_2, &a));
     snprintf(mine, sizeof mine, "%s", entry_file(0));
@@ -285,6 +285,9 @@ static void files_are_what_they_are_called(void) {
     forget();
     CHECK(rename(entry_file(0), mine) == 0 && !sa_shared_has("mine") && is_refused("mine", mine));
     CHECK(write_file(mine, file, n) && sa_shared_has("mine"));
+    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", root);
+    CHECK(rename(mine, elsewhere) == 0 && symlink(elsewhere, mine) == 0 && !sa_shared_has("mine") && !sa_shared_get("mine")); /* whole, but a link */
+    CHECK(unlink(mine) == 0 && unlink(elsewhere) == 0);
     CHECK(write_file(mine, file, n - 1) && !sa_shared_has("mine") && is_refused("mine", mine));
     sa_free(file);
     clear();
@@ -513,6 +516,15 @@ static void a_killed_writer_leaves_nothing_behind(void) {
     CHECK(count_files("*.ane") == 0 && count_files(".*.??????") == 1 && !sa_store_has("killed"));
     CHECK(compile_text("next", weight_text, HALF_2, &a) && count_files(".*.??????") == 0); /* swept by the next one */
     CHECK(process(true, "compile", "killed", dir) == 0 && sa_store_has("killed"));
+    char folder[1024], other[1200]; /* a writer that lives: its file stays for an hour */
+    snprintf(folder, sizeof folder, "%s", entry_file(0));
+    *strrchr(folder, '/') = 0;
+    snprintf(other, sizeof other, "%s/.%ld.abcdef", folder, (long)getppid());
+    for (int old = 0; old < 2; old++) {
+        struct timespec when = {.tv_sec = time(NULL) - (old ? 3700 : 3500)}, times[2] = {when, when};
+        CHECK(write_file(other, "half", 4) && utimensat(AT_FDCWD, other, times, 0) == 0);
+        CHECK(compile_text(old ? "next-1" : "next-0", weight_text, HALF_2, &a) && (access(other, F_OK) == 0) == !old);
+    }
     free(dir);
     clear();
 }

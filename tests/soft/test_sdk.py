@@ -81,8 +81,10 @@ def passes(program: Path, tmp_path: Path, least: int) -> None:
 EXPECTED = {
     "background_compile": r"\d+ evaluations in all, [1-9]\d* of them while a compile was running",
     "binding_order": r"verdict: slots are sorted by name",
+    "client_report": r'"procedures": \{\s+"(doubled|negated)"',
     "peak": r"512 channels x  4: .* GFLOPS\n",
     "ping_pong": r"ms for each pair of evaluations",
+    "resume_trainer": r"(?s)(.*going on in a new process\n){2}.*\n2 restarts, loss 3\.4\d+ -> 0\.",
     "tiny_trainer": r"40 compiles, ",
     "weight_reload": r"verdict: weights are baked at compile time",
 }

@@ -8,4 +8,5 @@ __attribute__((constructor)) static void start(void) {
     sdk_check_modules();
     sdk_make_constants();
     sdk_watch_bundles();
+    (void)objc_autoreleasePoolPush(); /* of the main thread, to its end: work outside of all pools has one on a Mac too */
 }

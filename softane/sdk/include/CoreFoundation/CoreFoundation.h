@@ -16,6 +16,24 @@
 #define CF_EXPORT extern
 #endif
 
+/* Ownership and nullability, as the public headers annotate them; the analyzer and ARC read the first two. */
+#if __has_attribute(cf_returns_retained)
+#define CF_RETURNS_RETAINED __attribute__((cf_returns_retained))
+#define CF_RETURNS_NOT_RETAINED __attribute__((cf_returns_not_retained))
+#define CF_CONSUMED __attribute__((cf_consumed))
+#else
+#define CF_RETURNS_RETAINED
+#define CF_RETURNS_NOT_RETAINED
+#define CF_CONSUMED
+#endif
+#define CF_ASSUME_NONNULL_BEGIN
+#define CF_ASSUME_NONNULL_END
+#define CF_IMPLICIT_BRIDGING_ENABLED
+#define CF_IMPLICIT_BRIDGING_DISABLED
+#define CF_INLINE static inline
+#define CF_ENUM(type, name) enum name : type name; enum name : type
+#define CF_OPTIONS(type, name) enum name : type name; enum name : type
+
 /* ============================== Types ===================================== */
 
 #if __has_attribute(objc_bridge) && defined(__OBJC__)
