@@ -102,7 +102,8 @@ static size_t range_of(const Target *target, size_t n, size_t *cols) {
 static void update_tensor(AneSched *s, AneGeneration *gen, const AneUpdateTensor *u, const AneAdamStep *step) {
     enum { TARGETS = 16 };
     Target target[TARGETS];
-    const AneAdamTensor t = {u->p_in, u->p_out, u->m, u->v, u->g, u->count, u->weight_decay};
+    const AneAdamTensor t = {u->p_in, u->p_out, u->m, u->v, u->g, u->count, u->weight_decay, NULL, NULL, u->ahead};
+    const float *const baked = u->ahead ? u->ahead : u->p_out;
     size_t n = gen && u->weight >= 0 ? make_files(gen, u->weight, target, TARGETS) : 0;
     uint16_t *plain = NULL;
     for (size_t i = 0; i < n && !plain; i++)
@@ -118,12 +119,12 @@ static void update_tensor(AneSched *s, AneGeneration *gen, const AneUpdateTensor
             if (d->transform == ANE_BAKE_PLAIN && target[i].half_f16 != plain)
                 memcpy(target[i].half_f16 + at, plain + at, (end - at) * 2);
             else if (d->transform != ANE_BAKE_PLAIN && (size_t)d->cols == cols)
-                ane_cpu_bake_transposed(u->p_out, target[i].half_f16, (size_t)d->rows, cols, at / cols, (end - at) / cols);
+                ane_cpu_bake_transposed(baked, target[i].half_f16, (size_t)d->rows, cols, at / cols, (end - at) / cols);
         }
     }
     for (size_t i = 0; i < n; i++) /* a second view of the same weight with other rows */
         if (target[i].blob->transform != ANE_BAKE_PLAIN && (size_t)target[i].blob->cols != cols)
-            ane_cpu_bake_transposed(u->p_out, target[i].half_f16, (size_t)target[i].blob->rows, (size_t)target[i].blob->cols, 0,
+            ane_cpu_bake_transposed(baked, target[i].half_f16, (size_t)target[i].blob->rows, (size_t)target[i].blob->cols, 0,
                                     (size_t)target[i].blob->rows);
 }
 
@@ -138,7 +139,7 @@ static void run_update(AneSched *s, AneGeneration *gen, const AneUpdateJob *job,
     if (r->applied && job->clip > 0.0 && job->clip / (r->grad_norm + 1e-6) < 1.0)
         r->clip = job->clip / (r->grad_norm + 1e-6);
     if (r->applied) {
-        const AneAdamStep step = ane_cpu_adam_step(job->lr, job->beta1, job->beta2, job->eps, job->step, (float)(unscale * r->clip));
+        const AneAdamStep step = ane_cpu_adam_step(job->lr, job->beta1, job->beta2, job->eps, job->step, (float)(unscale * r->clip), job->extrapolate);
         for (int32_t i = 0; i < job->n_tensors; i++)
             update_tensor(s, gen, &job->tensors[i], &step);
     } else {
@@ -159,9 +160,11 @@ static int check_job(const AneUpdateJob *job, int32_t n_weights, const int64_t *
     if (!(isfinite(job->loss_scale) && job->loss_scale > 0) || job->micro_steps < 1)
         return ane_error_set(err, ANE_E_ARG, "update: loss scale %g, %lld micro-steps: expected more than 0", job->loss_scale,
                              (long long)job->micro_steps);
+    if (!(isfinite(job->extrapolate) && job->extrapolate >= 0))
+        return ane_error_set(err, ANE_E_ARG, "update: extrapolate: expected 0 or more, got %g", (double)job->extrapolate);
     for (int32_t i = 0; i < job->n_tensors; i++) {
         const AneUpdateTensor *u = &job->tensors[i];
-        const AneAdamTensor t = {u->p_in, u->p_out, u->m, u->v, u->g, u->count, u->weight_decay};
+        const AneAdamTensor t = {u->p_in, u->p_out, u->m, u->v, u->g, u->count, u->weight_decay, NULL, NULL, u->ahead};
         int status = ane_cpu_adam_check(&t, i, err);
         if (status != ANE_OK)
             return status;

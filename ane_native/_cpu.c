@@ -349,6 +349,7 @@ static Scratch *scratch_free;
 static struct Batch *grad_batches; /* submitted since the last wait, newest first */
 static dispatch_group_t grad_group;
 static int grad_failed;            /* first failure since the last wait */
+static pthread_cond_t grad_ended = PTHREAD_COND_INITIALIZER; /* all tasks of a submit have */
 
 static void scratch_give(Scratch *s) {
     pthread_mutex_lock(&grad_lock);
@@ -383,6 +384,7 @@ static Scratch *scratch_take(size_t floats) {
 /* One submit: a copy of its jobs and the tasks cut from them. Kept until the
  * wait, which frees it: tasks and the check for shared dw read it until then. */
 typedef struct {
+    struct Batch *batch;
     const AneGradJob *job;
     size_t row, rows;
 } GradTask;
@@ -391,6 +393,7 @@ typedef struct Batch {
     AneGradJob *jobs;
     GradTask *tasks;
     size_t n_jobs, n_tasks;
+    size_t left; /* tasks that have not ended, atomic */
 } Batch;
 
 static void batch_free(Batch *b) {
@@ -439,6 +442,11 @@ static void grad_task(void *context) {
         if (!grad_failed) grad_failed = status;
         pthread_mutex_unlock(&grad_lock);
     }
+    if (__atomic_sub_fetch(&task->batch->left, 1, __ATOMIC_ACQ_REL) == 0) { /* ane_cpu_grad_wait_for may be waiting */
+        pthread_mutex_lock(&grad_lock);
+        pthread_cond_broadcast(&grad_ended);
+        pthread_mutex_unlock(&grad_lock);
+    }
 }
 
 /* ============================== Gradients: submit and wait ================ */
@@ -480,6 +488,7 @@ static Batch *batch_new(const AneGradJob *jobs, size_t n_jobs) {
         b->n_tasks += ((size_t)jobs[i].rows + rows - 1) / rows;
     }
     b->n_jobs = n_jobs;
+    b->left = b->n_tasks;
     b->jobs = calloc(n_jobs, sizeof *b->jobs);
     b->tasks = calloc(b->n_tasks, sizeof *b->tasks);
     if (!b->jobs || !b->tasks) {
@@ -491,7 +500,7 @@ static Batch *batch_new(const AneGradJob *jobs, size_t n_jobs) {
     for (size_t i = 0; i < n_jobs; i++) {
         const size_t total = (size_t)jobs[i].rows, rows = task_rows(&jobs[i]);
         for (size_t row = 0; row < total; row += rows) {
-            *task++ = (GradTask){&b->jobs[i], row, total - row < rows ? total - row : rows};
+            *task++ = (GradTask){b, &b->jobs[i], row, total - row < rows ? total - row : rows};
         }
     }
     return b;
@@ -529,6 +538,50 @@ int ane_cpu_grad_submit(const AneGradJob *jobs, int32_t n_jobs, AneError *err) {
     return status;
 }
 
+static int failed_products(int failed, AneError *err) {
+    if (!failed) return ANE_OK;
+    return ane_error_set(err, failed, "a weight gradient ran out of memory: the gradients of this micro-step are incomplete");
+}
+
+/* Whether a submit that writes a dw of these has not ended. Under grad_lock. */
+static bool adding_locked(const AneGradJob *jobs, size_t n_jobs) {
+    for (const Batch *b = grad_batches; b; b = b->next) {
+        if (!__atomic_load_n(&b->left, __ATOMIC_ACQUIRE)) continue;
+        for (size_t k = 0; k < b->n_jobs; k++) {
+            for (size_t i = 0; i < n_jobs; i++) {
+                if (overlap(jobs[i].dw, dw_bytes(&jobs[i]), b->jobs[k].dw, dw_bytes(&b->jobs[k]))) return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Holds no batch across the wait: ane_cpu_grad_wait may free it meanwhile. */
+int ane_cpu_grad_wait_for(const AneGradJob *jobs, int32_t n_jobs, int32_t slice_ms, AneError *err) {
+    TRY(ane_guard(err));
+    if (n_jobs < 0) return ane_error_set(err, ANE_E_ARG, "n_jobs: expected 0 or more, got %d", (int)n_jobs);
+    if (slice_ms < 0) return ane_error_set(err, ANE_E_ARG, "slice_ms: expected 0 or more, got %d", (int)slice_ms);
+    if (n_jobs == 0) return ANE_OK;
+    TRY(bad_pointer(err, "jobs", jobs, sizeof(void *)));
+    for (int32_t i = 0; i < n_jobs; i++) TRY(job_check(&jobs[i], i, err));
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += slice_ms / 1000;
+    until.tv_nsec += (long)(slice_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_mutex_lock(&grad_lock);
+    bool adding, over = slice_ms == 0;
+    while ((adding = adding_locked(jobs, (size_t)n_jobs)) && !over) {
+        over = pthread_cond_timedwait(&grad_ended, &grad_lock, &until) != 0;
+    }
+    const int failed = adding ? ANE_OK : grad_failed;
+    pthread_mutex_unlock(&grad_lock);
+    return adding ? ANE_AGAIN : failed_products(failed, err);
+}
+
 /* ANE_AGAIN after slice_ms (0: only look) while jobs run. Reports the first
  * failure since the last wait, once: every dw of that span is then in doubt. */
 int ane_cpu_grad_wait(int32_t slice_ms, AneError *err) {
@@ -556,8 +609,7 @@ int ane_cpu_grad_wait(int32_t slice_ms, AneError *err) {
         batch_free(done);
         done = next;
     }
-    if (failed) return ane_error_set(err, failed, "a weight gradient ran out of memory: the gradients of this micro-step are incomplete");
-    return ANE_OK;
+    return failed_products(failed, err);
 }
 
 /* ============================== Optimizer ================================= */
@@ -606,9 +658,9 @@ double ane_cpu_sum_squares_here(const float *x, size_t count, void (*pause)(void
     return sum;
 }
 
-AneAdamStep ane_cpu_adam_step(float lr, float beta1, float beta2, float eps, int64_t step, float grad_scale) {
+AneAdamStep ane_cpu_adam_step(float lr, float beta1, float beta2, float eps, int64_t step, float grad_scale, float extrapolate) {
     const double fix1 = 1.0 - pow((double)beta1, (double)step), fix2 = 1.0 - pow((double)beta2, (double)step);
-    AneAdamStep s = {lr, beta1, beta2, eps, grad_scale, 0.0f, 0.0f};
+    AneAdamStep s = {lr, beta1, beta2, eps, grad_scale, extrapolate, 0.0f, 0.0f};
     s.rate = (float)((double)lr / fix1);
     s.unbias = (float)(1.0 / sqrt(fix2));
     return s;
@@ -642,22 +694,28 @@ static void adam_task(void *context, size_t chunk) {
 }
 
 int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err) {
-    const void *const arrays[] = {t->p_in, t->p_out, t->m, t->v, t->g};
-    static const char *const names[] = {"p_in", "p_out", "m", "v", "g"};
+    enum { P_IN, P_OUT, M, V, G, M_IN, V_IN, AHEAD, ARRAYS };
+    const void *const arrays[] = {t->p_in, t->p_out, t->m, t->v, t->g, t->m_in, t->v_in, t->ahead};
+    static const char *const names[] = {"p_in", "p_out", "m", "v", "g", "m_in", "v_in", "ahead"};
+    static const unsigned may_be_null = 1u << M_IN | 1u << V_IN | 1u << AHEAD;
+    static const unsigned written = 1u << P_OUT | 1u << M | 1u << V | 1u << AHEAD;
+    static const int before[ARRAYS] = {[P_OUT] = P_IN, [M_IN] = M, [V_IN] = V, [P_IN] = -1, [M] = -1, [V] = -1, [G] = -1, [AHEAD] = -1};
     if (t->count > SIZE_MAX / 64) return ane_error_set(err, ANE_E_ARG, "tensors[%d].count: %zu is too many", (int)i, t->count);
     if (!isfinite(t->weight_decay) || t->weight_decay < 0.0f) {
         return ane_error_set(err, ANE_E_ARG, "tensors[%d].weight_decay: expected 0 or more, got %g", (int)i,
                              (double)t->weight_decay);
     }
-    for (size_t k = 0; k < 5 && t->count; k++) {
+    for (int k = 0; k < ARRAYS && t->count; k++) {
+        if (!arrays[k] && may_be_null >> k & 1) continue;
         if (!arrays[k] || (uintptr_t)arrays[k] % sizeof(float)) { /* names are made only to be told: this is asked at every update */
             char name[48];
             snprintf(name, sizeof name, "tensors[%d].%s", (int)i, names[k]);
             return bad_pointer(err, name, arrays[k], sizeof(float));
         }
-        /* Nothing that is written may lie over another array; p_out may be p_in itself. */
-        for (size_t j = 0; j < k; j++) {
-            if (j == 0 && (k == 4 || (k == 1 && arrays[0] == arrays[1]))) continue;
+        /* Nothing that is written may lie over another array; p_out may be p_in itself, m_in m. */
+        for (int j = 0; j < k; j++) {
+            if (!((written >> j | written >> k) & 1) || !arrays[j]) continue;
+            if (before[k] == j && arrays[j] == arrays[k]) continue;
             if (overlap(arrays[j], t->count * sizeof(float), arrays[k], t->count * sizeof(float))) {
                 return ane_error_set(err, ANE_E_ARG, "tensors[%d].%s overlaps %s", (int)i, names[k], names[j]);
             }
@@ -667,7 +725,7 @@ int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err) {
 }
 
 int ane_cpu_adamw(const AneAdamTensor *tensors, int32_t n_tensors, float lr, float beta1, float beta2, float eps, int64_t step,
-                  float grad_scale, AneError *err) {
+                  float grad_scale, float extrapolate, AneError *err) {
     TRY(ane_guard(err));
     if (n_tensors < 0) return ane_error_set(err, ANE_E_ARG, "n_tensors: expected 0 or more, got %d", (int)n_tensors);
     if (!isfinite(lr) || lr < 0.0f) return ane_error_set(err, ANE_E_ARG, "lr: expected 0 or more, got %g", (double)lr);
@@ -676,13 +734,16 @@ int ane_cpu_adamw(const AneAdamTensor *tensors, int32_t n_tensors, float lr, flo
     if (!isfinite(eps) || eps <= 0.0f) return ane_error_set(err, ANE_E_ARG, "eps: expected more than 0, got %g", (double)eps);
     if (step < 1) return ane_error_set(err, ANE_E_ARG, "step: expected 1 or more, got %lld", (long long)step);
     if (!isfinite(grad_scale)) return ane_error_set(err, ANE_E_ARG, "grad_scale: expected a finite number, got %g", (double)grad_scale);
+    if (!isfinite(extrapolate) || extrapolate < 0.0f) {
+        return ane_error_set(err, ANE_E_ARG, "extrapolate: expected 0 or more, got %g", (double)extrapolate);
+    }
     if (n_tensors == 0) return ANE_OK;
     TRY(bad_pointer(err, "tensors", tensors, sizeof(void *)));
     for (int32_t i = 0; i < n_tensors; i++) TRY(ane_cpu_adam_check(&tensors[i], i, err));
     size_t *first = calloc((size_t)n_tensors + 1, sizeof *first);
     if (!first) return ane_error_set(err, ANE_E_MEMORY, "%d tensors: out of memory", (int)n_tensors);
     for (int32_t i = 0; i < n_tensors; i++) first[i + 1] = first[i] + (tensors[i].count + ADAM_CHUNK - 1) / ADAM_CHUNK;
-    AdamCall call = {tensors, first, (size_t)n_tensors, ane_cpu_adam_step(lr, beta1, beta2, eps, step, grad_scale)};
+    AdamCall call = {tensors, first, (size_t)n_tensors, ane_cpu_adam_step(lr, beta1, beta2, eps, step, grad_scale, extrapolate)};
     spread(first[n_tensors], &call, adam_task);
     free(first);
     return ANE_OK;

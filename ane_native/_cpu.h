@@ -9,14 +9,15 @@
 /* Numbers of one AdamW update, the same for all its elements. */
 typedef struct {
     float lr, beta1, beta2, eps, grad_scale;
+    float extrapolate; /* updates that AneAdamTensor.ahead looks ahead */
     float rate;   /* lr / (1 - beta1^step) */
     float unbias; /* 1 / sqrt(1 - beta2^step) */
 } AneAdamStep;
 
-AneAdamStep ane_cpu_adam_step(float lr, float beta1, float beta2, float eps, int64_t step, float grad_scale);
+AneAdamStep ane_cpu_adam_step(float lr, float beta1, float beta2, float eps, int64_t step, float grad_scale, float extrapolate);
 
 /* Elements [begin, end) of one tensor, one pass over memory. `half_f16` (or NULL) also
- * receives the new masters as fp16; `zero` (or NULL; it may be t->g) is set to 0. Each
+ * receives what is baked as fp16: t->ahead, or the new masters without it; `zero` (or NULL; it may be t->g) is set to 0. Each
  * element depends on its own index alone: any cut gives the same bits. */
 void ane_cpu_adam_range(const AneAdamTensor *t, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16, float *zero);
 

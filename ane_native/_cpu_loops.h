@@ -95,20 +95,23 @@ ANE_LOOP void ANE_FN(gain_rows_)(const uint16_t *dy, const uint16_t *x, float *d
 
 /* Elements [begin, end) of one tensor, one pass:
  *   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
- *   p_out = keep p_in - rate m / (sqrt(v) unbias + eps), half_f16 = fp16 of p_out, zero = 0. */
+ *   p_out = keep p_in - rate m / (sqrt(v) unbias + eps), ahead = p_out + extrapolate (p_out - p_in),
+ *   half_f16 = fp16 of ahead, or of p_out without it, zero = 0. */
 ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16,
                             float *zero) {
     const float keep = 1.0f - s->lr * tensor->weight_decay;
     const float b1 = s->beta1, b2 = s->beta2, c1 = 1.0f - b1, c2 = 1.0f - b2;
     const float rate = s->rate, unbias = s->unbias, eps = s->eps, scale = s->grad_scale;
+    const float *const m_in = tensor->m_in ? tensor->m_in : tensor->m, *const v_in = tensor->v_in ? tensor->v_in : tensor->v;
+    const float by = s->extrapolate;
     /* The last block may be short: the local arrays are whole, zeros are harmless. */
-    float p[LOOP_BLOCK] = {0}, m[LOOP_BLOCK] = {0}, v[LOOP_BLOCK] = {0}, g[LOOP_BLOCK] = {0}, root[LOOP_BLOCK];
+    float before[LOOP_BLOCK] = {0}, p[LOOP_BLOCK], m[LOOP_BLOCK] = {0}, v[LOOP_BLOCK] = {0}, g[LOOP_BLOCK] = {0}, root[LOOP_BLOCK];
     for (size_t at = begin; at < end; at += LOOP_BLOCK) {
         const size_t n = end - at < LOOP_BLOCK ? end - at : LOOP_BLOCK;
         const size_t bytes = n * sizeof(float);
-        memcpy(p, tensor->p_in + at, bytes);
-        memcpy(m, tensor->m + at, bytes);
-        memcpy(v, tensor->v + at, bytes);
+        memcpy(before, tensor->p_in + at, bytes);
+        memcpy(m, m_in + at, bytes);
+        memcpy(v, v_in + at, bytes);
         memcpy(g, tensor->g + at, bytes);
         for (int i = 0; i < LOOP_BLOCK; i++) {
             const float scaled = g[i] * scale;
@@ -116,10 +119,14 @@ ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t en
             v[i] = b2 * v[i] + c2 * (scaled * scaled);
         }
         ANE_FN(row_sqrt_)(v, root);
-        for (int i = 0; i < LOOP_BLOCK; i++) p[i] = keep * p[i] - rate * m[i] / (root[i] * unbias + eps);
+        for (int i = 0; i < LOOP_BLOCK; i++) p[i] = keep * before[i] - rate * m[i] / (root[i] * unbias + eps);
         memcpy(tensor->m + at, m, bytes);
         memcpy(tensor->v + at, v, bytes);
         memcpy(tensor->p_out + at, p, bytes);
+        if (tensor->ahead) {
+            for (int i = 0; i < LOOP_BLOCK; i++) p[i] = p[i] + by * (p[i] - before[i]);
+            memcpy(tensor->ahead + at, p, bytes);
+        }
         if (half_f16) ANE_FN(ane_row_to_half_)(p, half_f16 + at, n);
         if (zero) memset(zero + at, 0, bytes);
     }

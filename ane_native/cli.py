@@ -29,7 +29,7 @@ __all__ = ["main"]
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 # Flags of `train` that set the field of TrainConfig of the same name.
-# (flag, type, metavar, help); None as type: a switch.
+# (flag, type, metavar, help); None as type: a switch; bool: one with a --no-.
 TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("model", str, "NAME", "shape: tiny, demo, stories15m, stories42m, stories110m, qwen3-0.6b"),
     ("data", str, "PATH", "text file, directory of text, or .bin of uint16 tokens [stdlib]"),
@@ -56,6 +56,13 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("workers", "workers", "N", "processes that compile, or auto; 0: this one"),
     ("strategy", str, "auto", "choose from what the probe measured; says what and why"),
     ("update", str, "WHERE", "where AdamW runs: background or foreground [background]"),
+    (
+        "overlap-exact",
+        bool,
+        "",
+        "with --staleness 0 --clip 0 --update foreground: compile layer by layer [on]",
+    ),
+    ("extrapolate", bool, "", "with a staleness: kernels from predicted weights [on]"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("log", str, "NAMES", "also to tensorboard, wandb or both (extras)"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),
@@ -122,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     for flag, kind, metavar, text in TRAIN_FLAGS:
         if kind is None:
             train.add_argument(f"--{flag}", action="store_true", default=None, help=text)
+        elif kind is bool:
+            train.add_argument(
+                f"--{flag}", action=argparse.BooleanOptionalAction, default=None, help=text
+            )
         else:
             read = {"staleness": _staleness, "workers": _workers}.get(kind, kind)
             train.add_argument(f"--{flag}", type=read, metavar=metavar, help=text)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from ane_native.kernel import KernelSet
 
 __all__ = [
+    "AdamTensor",
     "AdamTensors",
     "GradJobs",
     "GradProduct",
     "Stages",
+    "UpdateTensor",
     "UpdateTensors",
     "blas",
     "cross_entropy",
@@ -37,6 +39,7 @@ __all__ = [
     "float_from_half",
     "grad_submit",
     "grad_wait",
+    "grad_wait_for",
     "half_from_float",
     "open_blas",
     "sum_squares",
@@ -327,6 +330,22 @@ def grad_wait() -> None:
         _native.check(error.status, error)
 
 
+def grad_wait_for(jobs: GradJobs) -> None:
+    """Wait until nothing that was queued adds to a ``dw`` of these, from any thread.
+
+    :func:`grad_wait` is needed all the same, by the thread that queued them.
+
+    Raises:
+        MemoryError: a product, one of these or another, ran out of memory.
+    """
+    c, error = _native.core(), _native.new_error()
+    array, count = jobs._array, len(jobs.products)
+    while c.lib.ane_cpu_grad_wait_for(array, count, _native.SLICE_MS, error) == c.lib.ANE_AGAIN:
+        pass
+    if error.status < 0:
+        _native.check(error.status, error)
+
+
 # =============================== Optimizer ======================================
 
 
@@ -338,29 +357,82 @@ def sum_squares(x: Float) -> tuple[float, bool]:
     return float(out[0]), bool(finite[0])
 
 
+class AdamTensor(NamedTuple):
+    """One tensor of an AdamW pass: float32 arrays of one shape.
+
+    Attributes:
+        p_in, p_out: masters before and after; one array for in place.
+        m, v: moments, written.
+        g: gradient.
+        weight_decay: decoupled.
+        m_in, v_in: moments before; None: ``m`` and ``v`` themselves.
+        ahead: receives ``p_out + extrapolate * (p_out - p_in)``; None: not wanted.
+    """
+
+    p_in: Float
+    p_out: Float
+    m: Float
+    v: Float
+    g: Float
+    weight_decay: float
+    m_in: Float | None = None
+    v_in: Float | None = None
+    ahead: Float | None = None
+
+
+class UpdateTensor(NamedTuple):
+    """One tensor of a whole update; see :class:`AdamTensor`.
+
+    Attributes:
+        weight: index among the trainer's weights, -1 when no kernel bakes it.
+    """
+
+    p_in: Float
+    p_out: Float
+    m: Float
+    v: Float
+    g: Float
+    weight_decay: float
+    weight: int
+    ahead: Float | None = None
+
+
+def _fill(c: Any, tensor: AdamTensor | UpdateTensor, written: Sequence[str]) -> None:
+    """Check the arrays of a tensor and point the C structure at them."""
+    c.count, c.weight_decay = tensor.p_in.size, tensor.weight_decay
+    for name, array in tensor._asdict().items():
+        if array is None or not isinstance(array, np.ndarray):
+            continue
+        if array.shape != tensor.p_in.shape:
+            raise ValueError(f"{name}: expected shape {tensor.p_in.shape}, got {array.shape}")
+        setattr(c, name, _float(name, array))
+        if name in written:
+            _writeable(name, array)
+
+
 class AdamTensors:
     """Tensors of one AdamW pass, checked once; keeps its arrays alive.
 
     Args:
-        tensors: (p_in, p_out, m, v, g, weight_decay) with float32 arrays of one shape;
-            p_out may be p_in.
+        tensors: :class:`AdamTensor` or its fields in order.
     """
 
-    def __init__(self, tensors: Sequence[tuple[Float, Float, Float, Float, Float, float]]) -> None:
-        self._keep = tuple(tensors)
+    def __init__(self, tensors: Sequence[AdamTensor | tuple[Any, ...]]) -> None:
+        self._keep = tuple(AdamTensor(*t) for t in tensors)
         self._array = _native.core().ffi.new("AneAdamTensor[]", max(1, len(self._keep)))
-        names = ("p_in", "p_out", "m", "v", "g")
-        for c, (*arrays, decay) in zip(self._array, self._keep, strict=False):
-            for name, array in zip(names, arrays, strict=True):
-                if array.shape != arrays[0].shape:
-                    raise ValueError(f"{name}: expected shape {arrays[0].shape}, got {array.shape}")
-                setattr(c, name, _float(name, array))
-                if name in ("p_out", "m", "v"):
-                    _writeable(name, array)
-            c.count, c.weight_decay = arrays[0].size, decay
+        for c, tensor in zip(self._array, self._keep, strict=False):
+            _fill(c, tensor, ("p_out", "m", "v", "ahead"))
 
     def step(
-        self, *, lr: float, beta1: float, beta2: float, eps: float, step: int, grad_scale: float
+        self,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        step: int,
+        grad_scale: float,
+        extrapolate: float = 0.0,
     ) -> None:
         """One AdamW update, decoupled weight decay, bias corrected; ``step`` counts from 1.
 
@@ -368,7 +440,7 @@ class AdamTensors:
             ValueError: a number outside its range.
         """
         c, error = _native.core(), _native.new_error()
-        args = (self._array, len(self._keep), lr, beta1, beta2, eps, step, grad_scale)
+        args = (self._array, len(self._keep), lr, beta1, beta2, eps, step, grad_scale, extrapolate)
         _native.check(c.lib.ane_cpu_adamw(*args, error), error)
 
 
@@ -376,28 +448,18 @@ class UpdateTensors:
     """Tensors of one whole update (``AneUpdateJob``), checked once; keeps its arrays alive.
 
     Args:
-        tensors: (p_in, p_out, m, v, g, weight_decay, weight) with float32 arrays of one shape;
-            ``weight``: index among the trainer's weights, -1 when no kernel bakes it.
+        tensors: :class:`UpdateTensor` or its fields in order.
         gradients: one array that holds all ``g`` and zeros between them.
     """
 
-    def __init__(
-        self,
-        tensors: Sequence[tuple[Float, Float, Float, Float, Float, float, int]],
-        gradients: Float,
-    ) -> None:
-        self._keep = (tuple(tensors), gradients)
+    def __init__(self, tensors: Sequence[UpdateTensor | tuple[Any, ...]], gradients: Float) -> None:
+        rows = tuple(UpdateTensor(*t) for t in tensors)
+        self._keep = (rows, gradients)
         ffi = _native.core().ffi
-        self._array = ffi.new("AneUpdateTensor[]", max(1, len(tensors)))
-        names = ("p_in", "p_out", "m", "v", "g")
-        for c, (*arrays, decay, weight) in zip(self._array, tensors, strict=False):
-            for name, array in zip(names, arrays, strict=True):
-                if array.shape != arrays[0].shape:
-                    raise ValueError(f"{name}: expected shape {arrays[0].shape}, got {array.shape}")
-                setattr(c, name, _float(name, array))
-                if name != "p_in":
-                    _writeable(name, array)
-            c.count, c.weight_decay, c.weight = arrays[0].size, decay, weight
+        self._array = ffi.new("AneUpdateTensor[]", max(1, len(rows)))
+        for c, tensor in zip(self._array, rows, strict=False):
+            _fill(c, tensor, ("p_out", "m", "v", "g", "ahead"))
+            c.weight = tensor.weight
         self._job = ffi.new("AneUpdateJob *")
         self._job.tensors, self._job.n_tensors = self._array, len(tensors)
         self._job.gradients = _float("gradients", gradients)
@@ -413,9 +475,11 @@ class UpdateTensors:
         loss_scale: float,
         micro_steps: int,
         step: int,
+        extrapolate: float = 0.0,
     ) -> Any:
         """The C structure with these numbers in it; it is this object's and used again."""
         job = self._job
         job.lr, (job.beta1, job.beta2), job.eps, job.clip = lr, betas, eps, clip
         job.loss_scale, job.micro_steps, job.step = loss_scale, micro_steps, step
+        job.extrapolate = extrapolate
         return job

@@ -12,7 +12,8 @@ was baked from, and the loss is the loss of those weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,15 @@ EMBEDDING = "tok_embeddings.weight"
 Half = npt.NDArray[np.float16]
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Kernels to run, then weight gradients to queue."""
+
+    kernels: list[str]
+    jobs: cpu.GradJobs | None
+    final: list[str]  # parameters that nothing after these jobs adds to
 
 
 class MicroStep:
@@ -63,42 +73,48 @@ class MicroStep:
         self._x: Half = trainer.surface(*program.x).array
         self._logits: Half = trainer.surface(*program.logits).array
         self._stages: list[cpu.Stages] = []
+        self._parts: list[list[_Part]] = []
         if sets:
             cpu.open_blas()
             self._dlogits: Half = trainer.surface(*program.dlogits).array
             self._dx: Half = trainer.surface(*program.dx).array
-            self._stages = [cpu.Stages(trainer.kernels, self._plan(one, overlap)) for one in sets]
+            for one in sets:
+                plan = self._plan(one, overlap)
+                self._parts.append(plan)
+                stages = [(part.kernels, part.jobs) for part in plan]
+                self._stages.append(cpu.Stages(trainer.kernels, stages))
 
-    def _plan(
-        self, grads: dict[str, Float], overlap: bool
-    ) -> list[tuple[list[str], cpu.GradJobs | None]]:
-        """(kernels to run, gradients to queue after them), in order."""
+    def _plan(self, grads: dict[str, Float], overlap: bool) -> list[_Part]:
+        """The backward chain in order."""
+        all_jobs = self.program.grad_jobs
+        last = {job.parameter: job for job in all_jobs if job.parameter != EMBEDDING}
 
-        def jobs(of: Iterable[GradJob]) -> cpu.GradJobs | None:
+        def stage(kernels: list[str], of: Iterable[GradJob]) -> _Part:
+            mine = list(of)
             made = [
                 cpu.GradProduct(
                     self.trainer.surface(*job.dy).array,
                     self.trainer.surface(*job.x).array,
                     grads[job.parameter],
                 )
-                for job in of
+                for job in mine
             ]
-            return cpu.GradJobs(made) if made else None
+            final = [job.parameter for job in mine if last.get(job.parameter) is job]
+            return _Part(kernels, cpu.GradJobs(made) if made else None, final)
 
-        all_jobs = self.program.grad_jobs
         if not overlap:
-            return [(list(self.program.backward), jobs(all_jobs))]
+            return [stage(list(self.program.backward), all_jobs)]
 
         # dy is an input of its kernel, written before it runs, or one of its outputs.
         def is_input(job: GradJob) -> bool:
             described = self.trainer.kernels.kernels[self.trainer.kernels.position(job.dy.kernel)]
             return not described.port(job.dy.port)[0]
 
-        stages: list[tuple[list[str], cpu.GradJobs | None]] = []
+        stages = []
         for kernel in self.program.backward:
             mine = [job for job in all_jobs if job.dy.kernel == kernel]
-            stages.append(([], jobs(j for j in mine if is_input(j))))
-            stages.append(([kernel], jobs(j for j in mine if not is_input(j))))
+            stages.append(stage([], (j for j in mine if is_input(j))))
+            stages.append(stage([kernel], (j for j in mine if not is_input(j))))
         return stages
 
     # ------------------------------ forward ------------------------------
@@ -121,12 +137,23 @@ class MicroStep:
 
     # ------------------------------ both ways ------------------------------
 
-    def __call__(self, tokens: Int, targets: Int, loss_scale: float) -> float:
+    def __call__(
+        self,
+        tokens: Int,
+        targets: Int,
+        loss_scale: float,
+        *,
+        final: Callable[[Sequence[str], cpu.GradJobs | None], None] | None = None,
+    ) -> float:
         """Forward, backward and weight gradients of one window.
 
         Args:
             tokens, targets: int32 [T].
             loss_scale: factor on every gradient that is added to ``grads``.
+            final: called with names of parameters and jobs, on this thread, as soon as nothing but
+                these jobs will add to their gradients: after
+                :func:`ane_native.cpu.grad_wait_for` of the jobs (None: now) they are final. Every
+                parameter is named once.
 
         Returns:
             The loss in nats per token, unscaled. The gradients are complete.
@@ -135,10 +162,21 @@ class MicroStep:
         logits = self.forward(tokens)
         loss = cpu.cross_entropy(logits, targets, scale=loss_scale, dlogits=self._dlogits)
         try:
-            self.trainer.run_stages(self._stages[self.gradients])
+            if final is None:
+                self.trainer.run_stages(self._stages[self.gradients])
+            else:
+                for part in self._parts[self.gradients]:
+                    if part.kernels:
+                        self.trainer.run(part.kernels)
+                    if part.jobs is not None:
+                        cpu.grad_submit(part.jobs)
+                    if part.final:
+                        final(part.final, part.jobs)
         finally:
             cpu.grad_wait()  # also after an error: nothing may write to grads later
         cpu.embed_backward(self._dx, tokens, self._grads[self.gradients][EMBEDDING])
+        if final is not None:
+            final([EMBEDDING], None)
         self.trainer.micro_step()
         return loss
 

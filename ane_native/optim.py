@@ -27,7 +27,15 @@ import numpy.typing as npt
 from ane_native import cpu
 from ane_native.errors import CheckpointError, ConfigError, StateError
 
-__all__ = ["AdamW", "LossScale", "Schedule", "UpdateInfo", "constant", "warmup_cosine"]
+__all__ = [
+    "AdamW",
+    "LossScale",
+    "PartUpdate",
+    "Schedule",
+    "UpdateInfo",
+    "constant",
+    "warmup_cosine",
+]
 
 Float = npt.NDArray[np.float32]
 Params = dict[str, Float]
@@ -171,6 +179,7 @@ class _UnderWay:
     """An update in the background: where it writes and what it was told."""
 
     target: _Masters
+    baked: _Masters  # the same, or the prediction that is handed over
     version: int
     build: bool
     lr: float
@@ -208,6 +217,9 @@ class AdamW:
         loss_scale: the scaler; a fresh one when None.
         lr: learning rate of updates that are not told one: a number, or a function of the
             number of updates tried so far.
+        extrapolate: with s > 0 the weights to hand over (:attr:`baked`) are not the masters w but
+            ``w + s (w - w_previous)``, a prediction of the masters s updates later
+            (docs/STALENESS.md). One or two buffers more.
 
     Given to ``DoubleBufferedTrainer(update=...)`` it runs in the background; see
     :meth:`begin`. There are two sets of gradients then, and :attr:`grads` is the one to add to.
@@ -215,6 +227,7 @@ class AdamW:
     Attributes:
         steps: updates applied so far (Adam's t).
         loss_scale: the scaler.
+        extrapolate: of the next update; may be changed between two.
 
     Example:
         >>> import numpy as np
@@ -235,7 +248,10 @@ class AdamW:
         clip: float = 1.0,
         loss_scale: LossScale | None = None,
         lr: float | Schedule = 1e-3,
+        extrapolate: float = 0.0,
     ) -> None:
+        if not (math.isfinite(extrapolate) and extrapolate >= 0):
+            raise ConfigError(f"extrapolate: expected 0 or more, got {extrapolate}")
         for name, value in zip(("beta1", "beta2"), betas, strict=True):
             if not 0.0 <= value < 1.0:
                 raise ConfigError(f"{name}: expected 0 <= {name} < 1, got {value}")
@@ -245,16 +261,19 @@ class AdamW:
         self.loss_scale = loss_scale or LossScale()
         self.steps = self.tried = 0
         self.lr = lr
+        self.extrapolate = extrapolate
         self._shapes = {name: np.shape(p) for name, p in params.items()}
         self._decay = {n: weight_decay if len(s) > 1 else 0.0 for n, s in self._shapes.items()}
-        self._m, self._v = _Flat(self._shapes), _Flat(self._shapes)
+        self._moments = [(_Flat(self._shapes), _Flat(self._shapes))]  # a second by parts()
         self._g = [_Flat(self._shapes)]
         self._at = 0  # the set of gradients to add to
         self._jobs: dict[tuple[Any, ...], cpu.UpdateTensors] = {}
         self._under_way: _UnderWay | None = None
         self._buffers = [_Masters(self._shapes)]
         self._newest = self._previous = self._buffers[0]
-        self._passes: dict[tuple[int, int, int], cpu.AdamTensors] = {}
+        self._ahead: list[_Masters] = []  # predictions; the scheduler reads these then
+        self._baked = self._baked_before = self._newest
+        self._passes: dict[tuple[Any, ...], cpu.AdamTensors] = {}
         self._fill(self._newest, params, "params")
         self._newest.version = 0
 
@@ -289,6 +308,16 @@ class AdamW:
     def previous(self) -> Params:
         """The masters before the last update that was applied; gone with the next one."""
         return self._previous.views
+
+    @property
+    def baked(self) -> Params:
+        """What to hand over for :attr:`params`: themselves, or their prediction."""
+        return self._baked.views
+
+    @property
+    def baked_before(self) -> Params:
+        """The same for :attr:`previous`."""
+        return self._baked_before.views
 
     @property
     def version(self) -> int:
@@ -327,18 +356,9 @@ class AdamW:
         clip = min(1.0, self.clip / (norm + 1e-6)) if self.clip and finite else 1.0
         if finite:
             target = self._spare(oldest_needed)
-            self._pass(self._newest, target).step(
-                lr=lr,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                eps=self.eps,
-                step=self.steps + 1,
-                grad_scale=unscale * clip,
-            )
-            target.version = self._newest.version + 1
-            target.submitted = False
-            self._previous, self._newest = self._newest, target
-            self.steps += 1
+            baked = self._spare_ahead(oldest_needed) if self.extrapolate else target
+            self._step(lr, unscale * clip, target, ahead=None if baked is target else baked)
+            self._take(target, baked, self._newest.version + 1, submitted=False)
         self.tried += 1
         self.loss_scale.update(finite)
         gradients.fill(0.0)
@@ -347,6 +367,30 @@ class AdamW:
     def zero_grads(self) -> None:
         """Forget the gradients added so far."""
         self._g[self._at].all.fill(0.0)
+
+    def parts(
+        self,
+        *,
+        lr: float,
+        micro_steps: int,
+        oldest_needed: int,
+        loss_scale: float | None = None,
+    ) -> PartUpdate:
+        """Begin an update that is made tensor by tensor; the arguments are those of
+        :meth:`update`, and so are its bits.
+
+        Raises:
+            StateError: with ``clip`` every tensor needs the norm of all gradients first; with
+                ``extrapolate`` there is nothing to gain.
+        """
+        self._need_settled()
+        if self.clip or self.extrapolate:
+            raise StateError(
+                f"an update in parts: expected clip 0 and extrapolate 0, got {self.clip} and "
+                f"{self.extrapolate}"
+            )
+        scale = self.loss_scale.scale if loss_scale is None else loss_scale
+        return PartUpdate(self, lr, micro_steps, self._spare(oldest_needed), scale)
 
     # ------------------------------ in the background ------------------------------
 
@@ -371,7 +415,7 @@ class AdamW:
             build: whether the scheduler will read the new masters.
 
         Returns:
-            The C structure of the update, and the masters it will write.
+            The C structure of the update, and the weights it will write for the kernels.
 
         Raises:
             StateError: the update before has not ended.
@@ -380,13 +424,15 @@ class AdamW:
         if lr is None:
             lr = self.lr(self.tried) if callable(self.lr) else self.lr
         scale = self.loss_scale.scale if loss_scale is None else loss_scale
-        source, target = self._newest, self._spare(oldest_needed)
-        key = (self._buffers.index(source), self._buffers.index(target), self._at, tuple(weights))
+        target = self._spare(oldest_needed)
+        baked = self._spare_ahead(oldest_needed) if self.extrapolate else target
+        key = (*map(id, (self._newest, target, baked, self._moments[0])), self._at, *weights)
         if key not in self._jobs:
             index = {name: i for i, name in enumerate(weights)}
-            rows = zip(self._shapes, self._rows(source, target), strict=True)
+            rows = self._rows(target, ahead=None if baked is target else baked)
             self._jobs[key] = cpu.UpdateTensors(
-                [(*row, index.get(name, -1)) for name, row in rows], self._g[self._at].all
+                [(*row[:6], index.get(n, -1), row.ahead) for n, row in rows.items()],
+                self._g[self._at].all,
             )
         job = self._jobs[key].job(
             lr=lr,
@@ -396,9 +442,10 @@ class AdamW:
             loss_scale=scale,
             micro_steps=micro_steps,
             step=self.steps + 1,
+            extrapolate=self.extrapolate,
         )
-        self._under_way = _UnderWay(target, version, build, lr, scale)
-        return job, target.views
+        self._under_way = _UnderWay(target, baked, version, build, lr, scale)
+        return job, baked.views
 
     def began(self) -> None:
         """The scheduler has taken it: gradients are added to the other set from now on."""
@@ -416,9 +463,7 @@ class AdamW:
         self._under_way = None
         self.tried += 1
         if applied:
-            now.target.version, now.target.submitted = now.version, now.build
-            self._previous, self._newest = self._newest, now.target
-            self.steps += 1
+            self._take(now.target, now.baked, now.version, submitted=now.build)
         self.loss_scale.update(applied)
         return UpdateInfo(applied, grad_norm, clip, now.lr, now.loss_scale)
 
@@ -433,42 +478,97 @@ class AdamW:
             version: ``BatchStats.newest``.
             submitted: ``BatchStats.submitted``: whether it reads them from now on.
         """
-        self._newest.version, self._newest.submitted = version, submitted
+        self._newest.version = version
+        self._baked.version, self._baked.submitted = version, submitted
 
-    def restart_versions(self, version: int) -> None:
+    def restart_versions(
+        self, version: int, baked: Mapping[str, npt.NDArray[Any]] | None = None
+    ) -> None:
         """A new scheduler counts from 0: the newest masters are its ``version``.
 
         No scheduler may be reading any of the buffers.
+
+        Args:
+            version: of the newest masters.
+            baked: what the kernels of that version are made from (copied); None: the masters.
         """
-        for buffer in self._buffers:
+        for buffer in (*self._buffers, *self._ahead):
             buffer.version, buffer.submitted = -1, False
-        self._newest.version = version
+        self._baked = self._baked_before = self._newest
+        if baked is not None:
+            self._baked = self._spare_ahead(0)
+            self._fill(self._baked, baked, "baked")
+        self._newest.version = self._baked.version = version
 
     def _spare(self, oldest_needed: int) -> _Masters:
         """A buffer nobody reads: not the newest, not one the scheduler still bakes or runs."""
-        for buffer in self._buffers:
-            if buffer is self._newest:
+        return self._free(self._buffers, self._newest, oldest_needed)
+
+    def _spare_ahead(self, oldest_needed: int) -> _Masters:
+        """The same for a prediction."""
+        return self._free(self._ahead, self._baked, oldest_needed)
+
+    def _free(self, buffers: list[_Masters], newest: _Masters, oldest_needed: int) -> _Masters:
+        for buffer in buffers:
+            if buffer is newest:
                 continue
             if not buffer.submitted or buffer.version < oldest_needed:
                 return buffer
-        self._buffers.append(_Masters(self._shapes))
-        return self._buffers[-1]
+        buffers.append(_Masters(self._shapes))
+        return buffers[-1]
 
-    def _pass(self, source: _Masters, target: _Masters) -> cpu.AdamTensors:
-        key = (self._buffers.index(source), self._buffers.index(target), self._at)
+    def _take(self, target: _Masters, baked: _Masters, version: int, submitted: bool) -> None:
+        """An update was applied: its results are the newest."""
+        target.version, target.submitted = version, False
+        baked.version, baked.submitted = version, submitted
+        self._previous, self._newest = self._newest, target
+        self._baked_before, self._baked = self._baked, baked
+        self.steps += 1
+
+    def _step(
+        self,
+        lr: float,
+        grad_scale: float,
+        target: _Masters,
+        *,
+        ahead: _Masters | None = None,
+        moments: tuple[_Flat, _Flat] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """AdamW from the newest masters and moments into `target`, all tensors or those named;
+        the new moments are written over the old, or into `moments`."""
+        place = (self._newest, target, ahead, self._moments[0], moments)
+        key = (*map(id, place), self._at, *(() if names is None else names))
         if key not in self._passes:
-            self._passes[key] = cpu.AdamTensors(self._rows(source, target))
-        return self._passes[key]
+            rows = self._rows(target, ahead, moments)
+            self._passes[key] = cpu.AdamTensors([rows[n] for n in names or rows])
+        self._passes[key].step(
+            lr=lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            eps=self.eps,
+            step=self.steps + 1,
+            grad_scale=grad_scale,
+            extrapolate=self.extrapolate,
+        )
 
     def _rows(
-        self, source: _Masters, target: _Masters
-    ) -> list[tuple[Float, Float, Float, Float, Float, float]]:
-        """Per tensor: masters before and after, moments, gradient, decay."""
+        self,
+        target: _Masters,
+        ahead: _Masters | None = None,
+        moments: tuple[_Flat, _Flat] | None = None,
+    ) -> dict[str, cpu.AdamTensor]:
         g = self._g[self._at].views
-        return [
-            (p, target.views[n], self._m.views[n], self._v.views[n], g[n], self._decay[n])
-            for n, p in source.views.items()
-        ]
+        (m, v), (m_out, v_out) = self._moments[0], moments or self._moments[0]
+        return {
+            n: cpu.AdamTensor(
+                *(p, target.views[n], m_out.views[n], v_out.views[n], g[n], self._decay[n]),
+                m_in=None if moments is None else m.views[n],
+                v_in=None if moments is None else v.views[n],
+                ahead=None if ahead is None else ahead.views[n],
+            )
+            for n, p in self._newest.views.items()
+        }
 
     # ------------------------------ state ------------------------------
 
@@ -479,8 +579,9 @@ class AdamW:
             StateError: an update runs in the background.
         """
         self._need_settled()
-        tensors = {f"m.{name}": view for name, view in self._m.views.items()}
-        tensors |= {f"v.{name}": view for name, view in self._v.views.items()}
+        m, v = self._moments[0]
+        tensors = {f"m.{name}": view for name, view in m.views.items()}
+        tensors |= {f"v.{name}": view for name, view in v.views.items()}
         return tensors, {"steps": self.steps, "loss_scale": self.loss_scale.state_dict()}
 
     def load_state_dict(
@@ -493,7 +594,7 @@ class AdamW:
         """
         self._need_settled()
         self._fill(self._newest, params, "weights")
-        for kind, flat in (("m", self._m), ("v", self._v)):
+        for kind, flat in zip(("m", "v"), self._moments[0], strict=True):
             part = {n[2:]: t for n, t in tensors.items() if n.startswith(f"{kind}.")}
             self._fill(flat, part, f"optimizer {kind}")
         try:
@@ -517,3 +618,64 @@ class AdamW:
                     f"got {np.shape(values[name])}"
                 )
             view[...] = values[name]
+
+
+class PartUpdate:
+    """One update of an :class:`AdamW` made tensor by tensor, as gradients become final.
+
+    Nothing counts before :meth:`finish`: new masters and moments are written beside the old ones,
+    so a gradient that turns out not to be finite leaves everything as it was, and one that is
+    not finished never was.
+    One thread at a time. Made by :meth:`AdamW.parts`.
+
+    Attributes:
+        finite: False once a gradient was not finite: the update will be skipped.
+    """
+
+    def __init__(
+        self, adam: AdamW, lr: float, micro_steps: int, target: _Masters, loss_scale: float
+    ) -> None:
+        if len(adam._moments) < 2:
+            adam._moments.append((_Flat(adam._shapes), _Flat(adam._shapes)))
+        self.finite = True
+        self._adam, self._lr, self._scale, self._target = adam, lr, loss_scale, target
+        self._unscale = 1.0 / (loss_scale * micro_steps)
+        self._total = 0.0
+        self._left = dict.fromkeys(adam._shapes)
+
+    def apply(self, names: Sequence[str]) -> Params:
+        """Step these tensors, whose gradients are final.
+
+        Returns:
+            Their new masters; nobody writes to them while the scheduler needs them. Empty once
+            a gradient was not finite.
+
+        Raises:
+            StateError: one of them was stepped before, or is not known.
+        """
+        adam = self._adam
+        for name in names:
+            if name not in self._left:
+                raise StateError(f"tensor {name!r} is not known, or was stepped before")
+            del self._left[name]
+            total, finite = cpu.sum_squares(adam.grads[name])
+            self._total += total
+            self.finite = self.finite and finite
+        if not self.finite or not names:
+            return {}
+        adam._step(self._lr, self._unscale, self._target, moments=adam._moments[1], names=names)
+        return {name: self._target.views[name] for name in names}
+
+    def finish(self) -> UpdateInfo:
+        """All gradients are final: step what is left, and let the update count if all of them
+        are finite; they are zero afterwards."""
+        self.apply(tuple(self._left))
+        adam = self._adam
+        if self.finite:
+            adam._take(self._target, self._target, adam._newest.version + 1, submitted=False)
+            adam._moments.reverse()
+        adam.tried += 1
+        adam.loss_scale.update(self.finite)
+        adam.zero_grads()
+        norm = math.sqrt(self._total) * self._unscale if self.finite else math.inf
+        return UpdateInfo(self.finite, norm, 1.0, self._lr, self._scale)

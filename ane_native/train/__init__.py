@@ -7,15 +7,15 @@
         trainer.step()    swap what was compiled, compile k+1 beside the next batch
 
 Which weights a number belongs to. The training loss is that of the active generation, which
-with ``staleness=1`` is one update behind the newest weights; so is the validation loss in
-metrics.jsonl. The *final* validation loss of a run with an epilogue (the demo) is measured on
+with ``staleness=1`` is one update behind the newest weights, or (``extrapolate``) what was predicted
+from there; so is the validation loss in metrics.jsonl. The *final* validation loss of a run with an epilogue (the demo) is measured on
 a fresh generation made from the newest weights; a run without one reports the last of the
 others.
 
 Stopping and going on. The first Ctrl-C (or SIGTERM) lets the micro-step end, saves and stops; a batch that
 was begun is begun again on resume, with the same windows. A checkpoint holds the newest
-weights and, when they differ, those the engine was running on, so a resumed run with
-``staleness`` 0 or 1 continues to the bit. A run that swaps when it is ready (2 and more,
+weights and, when they differ, those the engine was running on (and those waiting to), so a resumed
+run with ``staleness`` 0 or 1 continues to the bit. A run that swaps when it is ready (2 and more,
 None) depends on timing and is not repeatable in the first place.
 """
 
@@ -33,7 +33,7 @@ from ane_native.models.llama import PRESETS
 from ane_native.progress import Progress, make_progress
 from ane_native.train.config import RUNS, TrainConfig, config_from
 from ane_native.train.interrupts import Interrupts
-from ane_native.train.prepare import budget_text, check_resume, open_engine
+from ane_native.train.prepare import budget_text, check_resume, open_engine, staleness_text
 from ane_native.train.run import GoesOn, Run, TrainResult
 from ane_native.workers import WorkerPool
 
@@ -113,6 +113,7 @@ def _train(
         if begun is None:
             shown.say(f"engine   {engine.label}")
             shown.say(f"budget   {budget_text(config, engine)}")
+            shown.say(f"staleness {staleness_text(config)}")
             shown.say(f"data     {corpus.describe()}")
             shown.say(f"model    {config.model}: {model.parameter_count:,} parameters, {model}")
             shown.say(f"run      {folder}")

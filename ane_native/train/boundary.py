@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The end of a batch: AdamW on its gradients, then the new weights to the scheduler.
 
-Where AdamW runs (``update=``) changes what is handed over, gradients or masters; what happens to
-a set that fails is the same. It is built again, up to :data:`TRIES` times, while the active
+Where AdamW runs (``update=``, and overlap.py) changes what is handed over, gradients or masters; what
+happens to a set that fails is the same. It is built again, up to :data:`TRIES` times, while the active
 generation stays in use. Whatever error leaves here, the masters are whole: the gradients of the
 batch are in them, so a checkpoint loses nothing.
 """
@@ -10,14 +10,15 @@ batch are in them, so a checkpoint loses nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ane_native.errors import BudgetExhausted, EngineError
 from ane_native.optim import AdamW, UpdateInfo
 from ane_native.scheduler import BatchStats, DoubleBufferedTrainer
 from ane_native.trace import TraceLog
+from ane_native.train.overlap import Final, Overlap
+from ane_native.train.state import EngineState
 
 __all__ = ["TRIES", "Boundary", "Ended"]
 
@@ -50,6 +51,10 @@ class Boundary:
         trainer, optimizer: the optimizer is the trainer's ``update`` when AdamW is to run in the
             background.
         micro_steps: gradients that are added up.
+        overlap: whether AdamW and the compiles of a ``staleness=0`` may begin beside the last
+            micro-step (:mod:`ane_native.train.overlap`).
+        extrapolate: whether kernels are made from predicted weights
+            (:attr:`ane_native.optim.AdamW.extrapolate`).
         trace: receives the spans of the training thread.
         say: shows a line to the user.
         note: called when an update in the background is known to have ended, before the next
@@ -62,6 +67,8 @@ class Boundary:
         optimizer: AdamW,
         *,
         micro_steps: int,
+        overlap: bool,
+        extrapolate: bool,
         trace: TraceLog,
         say: Callable[[str], None],
         note: Callable[[], None],
@@ -71,6 +78,32 @@ class Boundary:
         self._micro_steps = micro_steps
         self._trace, self._say, self._note = trace, say, note
         self._lr = self._batch_scale = 0.0  # of the batch that is being ended
+        self._extrapolate = extrapolate and trainer.staleness != 0
+        optimizer.extrapolate = float(self._extrapolate)
+        self._overlap: Overlap | None = None
+        if overlap and trainer.staleness == 0 and not self.behind and not optimizer.clip:
+            self._overlap = Overlap(trainer, optimizer, micro_steps, trace)
+        self._begun = False  # whether the overlap has begun the update of this batch
+
+    def last_micro_step(self, lr: float, loss_scale: float) -> Final | None:
+        """What the last micro-step of a batch is to be given as ``final``; :meth:`end` or
+        :meth:`cancel` follows. The arguments are those of :meth:`end`."""
+        if self._overlap is None:
+            return None
+        self._begun = True
+        return self._overlap.begin(lr, loss_scale)
+
+    def cancel(self) -> None:
+        """The batch will not be ended."""
+        if self._overlap is not None:
+            self._begun = False
+            self._overlap.cancel()
+
+    def abandon(self) -> None:
+        """The same before the trainer is closed: nothing is waited for that takes long."""
+        if self._overlap is not None:
+            self._begun = False
+            self._overlap.abandon()
 
     def end(self, update: int, lr: float, loss_scale: float) -> Ended:
         """End a batch.
@@ -88,15 +121,15 @@ class Boundary:
         begin = adam_end = time.monotonic_ns()
         scale = self.optimizer.loss_scale.scale
         if not self.behind:
-            info = self._adamw()
+            info = self._whole_update()
             adam_end = time.monotonic_ns()
-            self._trace.span("AdamW", 1, begin, adam_end)
         ended = self._hand_over(update, info)
         if self.behind:
             scale, adam_end = ended.scale, time.monotonic_ns()
         # The loss scale lags like the weights: the update may be in the background.
         if self.trainer.staleness == 0:
             scale = self.optimizer.loss_scale.scale
+        self._look_ahead(ended.stats)
         return replace(ended, adam_ms=(adam_end - begin) / 1e6, scale=scale)
 
     def submit(self, update: int) -> None:
@@ -115,21 +148,41 @@ class Boundary:
             self.trainer.settle()
             self._note()
 
-    def due_weights(self, failed: bool) -> Mapping[str, Any] | None:
-        """What the next batch would run on; None when that is the newest masters.
+    def engine_state(self, failed: bool) -> EngineState:
+        """What the next batch runs on, between two batches and with everything settled.
 
         Args:
             failed: the last boundary raised, so the scheduler is behind where it should be.
         """
+        adam = self.optimizer
+        baked = None if adam.baked is adam.params else adam.baked
         if failed and self.trainer.staleness == 0:
-            return None
+            return EngineState(None, None, lags=False)
         if failed and self.trainer.staleness == 1:
-            return self.optimizer.previous
-        if self.trainer.generation == self.optimizer.version:
-            return None
-        return self.trainer.active_weights
+            if adam.loss_scale.skipped_in_a_row:  # no version was due but the newest
+                return EngineState(baked, None, lags=False)
+            return EngineState(adam.baked_before, baked, lags=True)
+        if self.trainer.generation == adam.version:
+            return EngineState(baked, None, lags=False)
+        return EngineState(self.trainer.active_weights, baked, lags=True)
 
     # ------------------------------ inside ------------------------------
+
+    def _look_ahead(self, stats: BatchStats | None) -> None:
+        """How far the next weights are predicted: until their first batch. With a bound of one that
+        is one update; otherwise as many as the last set took that was installed."""
+        if self._extrapolate and self.trainer.staleness != 1 and stats and stats.swapped:
+            self.optimizer.extrapolate = float(max(1, stats.staleness))
+
+    def _whole_update(self) -> UpdateInfo:
+        """AdamW on this thread, or the end of what was begun beside the micro-step."""
+        if self._overlap is not None and self._begun:
+            self._begun = False
+            return self._overlap.end()
+        begin = time.monotonic_ns()
+        info = self._adamw()
+        self._trace.span("AdamW", 1, begin, time.monotonic_ns())
+        return info
 
     def _hand_over(self, update: int, info: UpdateInfo | None, made: bool = False) -> Ended:
         """Gradients or masters, until they are taken.
@@ -170,7 +223,7 @@ class Boundary:
 
     def _masters(self, skipped: bool) -> BatchStats:
         """Hand the newest over; `skipped`: there are no new ones."""
-        stats = self.trainer.step(None if skipped else self.optimizer.params, handover=True)
+        stats = self.trainer.step(None if skipped else self.optimizer.baked, handover=True)
         if not skipped:
             self.optimizer.handed_over(stats.newest, stats.submitted)
         return stats

@@ -58,6 +58,12 @@ class TrainConfig:
         update: where AdamW runs: ``"background"``, in the job that compiles its result, or
             ``"foreground"``, before the boundary. The weights are the same to the bit with
             ``staleness`` 0 and 1.
+        overlap_exact: with ``staleness=0``, ``clip=0`` and ``update="foreground"``: run AdamW and
+            begin compiles for each layer as its gradients become final
+            (:mod:`ane_native.train.overlap`). The weights are the same to the bit.
+        extrapolate: with ``staleness`` other than 0: make kernels from the weights predicted for
+            the update they will first be used at, ``w + s (w - w_previous)``, s the delay
+            (docs/STALENESS.md). Checkpoints and results are the masters all the same.
         overlap_gradients: queue weight gradients while the backward chain runs.
     """
 
@@ -93,6 +99,8 @@ class TrainConfig:
     log: str | None = None
     trace_events: int = 60_000
     update: str = "background"
+    overlap_exact: bool = True
+    extrapolate: bool = True
     overlap_gradients: bool = True
 
     def __post_init__(self) -> None:
@@ -132,6 +140,9 @@ class TrainConfig:
                 f"workers: expected 0 to {MOST_WORKERS} or auto, got {self.workers!r}"
             )
         logger_names(self.log)
+        for name in ("overlap_exact", "extrapolate", "overlap_gradients"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}: expected true or false, got {getattr(self, name)!r}")
         if self.update not in ("background", "foreground"):
             raise ConfigError(f"update: expected background or foreground, got {self.update!r}")
         if self.budget_end not in ("restart", "stop"):

@@ -20,7 +20,7 @@ from ane_native.llama2c import read_llama2c
 from ane_native.models.llama import LlamaConfig, init_params
 from ane_native.train.config import TrainConfig
 
-__all__ = ["budget_text", "check_resume", "first_weights", "open_engine"]
+__all__ = ["budget_text", "check_resume", "first_weights", "open_engine", "staleness_text"]
 
 
 def open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
@@ -61,6 +61,29 @@ def budget_text(config: TrainConfig, engine: Engine) -> str:
     if refused is None:
         return f"{limit} compiles per process, then the run goes on in a new process (exec)"
     return f"{limit} compiles per process, then it stops: {refused}"
+
+
+def staleness_text(config: TrainConfig) -> str:
+    """Which weights a batch runs on, and what is waited for."""
+    if config.staleness != 0:
+        bound = "any number of updates" if config.staleness is None else f"{config.staleness}"
+        how = "as they were"
+        if config.extrapolate:
+            how = "predicted for the update they are first used at (extrapolate)"
+        return f"weights up to {bound} behind, {how}"
+    if not config.overlap_exact:
+        what = "compiles are waited for as a whole (overlap_exact is off)"
+    elif config.clip:
+        what = (
+            f"compiles are waited for as a whole: clip {config.clip:g} needs the norm of all "
+            "gradients before any weight is final; --clip 0 --update foreground overlaps them"
+        )
+    elif config.update != "foreground":
+        what = "compiles are waited for as a whole; --update foreground overlaps them"
+    else:
+        what = "the compile of a layer begins when its gradients are final (overlap_exact)"
+    unused = "; nothing to predict without delay (extrapolate)" if config.extrapolate else ""
+    return f"0, {what}{unused}"
 
 
 def check_resume(

@@ -31,12 +31,14 @@ from ane_native.train.boundary import TRIES, Boundary, Ended
 from ane_native.train.config import TrainConfig
 from ane_native.train.interrupts import Interrupts
 from ane_native.train.prepare import first_weights
+from ane_native.train.state import EngineState
 from ane_native.workers import WorkerPool
 
 __all__ = ["GoesOn", "Run", "TrainResult"]
 
 MOST_SKIPS = 20  # updates skipped in a row before the run counts as diverged
 TRACE_RING = 65536  # events the core keeps between two reads
+NEWEST = EngineState(None, None, lags=False)
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,7 @@ class Run:
 
     def go(self, checkpoint: Checkpoint | None) -> TrainResult:
         """Train from the start or from a checkpoint to the end, or to Ctrl-C."""
-        active: Mapping[str, Any] = self.optimizer.params
-        if checkpoint is not None:
-            active = self._restore(checkpoint)
+        at = NEWEST if checkpoint is None else self._restore(checkpoint)
         config = self.config.as_dict()
         self.metrics.also = open_loggers(self.config.log, self.folder, config, self.done)
         begun = restart.state()
@@ -134,10 +134,9 @@ class Run:
             return self._finish(interrupted=False)
         at_the_end = self.done >= self.config.updates  # only the last boundary is missing
         begin = time.monotonic_ns()
-        self._open(active, self.config.staleness)
+        self._open(at, self.config.staleness)
         try:
-            if checkpoint is not None and active is not self.optimizer.params:
-                # The engine lagged behind: version 0 is what it ran on, 1 the newest.
+            if at.lags:  # version 0 is what the engine ran on, 1 the newest
                 self._submit_newest()
             self._record_start(begin, begun)
             self.progress.start(self.config.updates, self.done)
@@ -181,12 +180,12 @@ class Run:
             signal=self.stop.signal,
         )
 
-    def _open(self, weights: Mapping[str, Any], staleness: int | None) -> None:
-        """Compile a first generation; it becomes version 0."""
+    def _open(self, at: EngineState, staleness: int | None) -> None:
+        """Compile a first generation of the active weights; it becomes version 0."""
         ring = TRACE_RING if self.config.trace_events and not self.in_epilogue else 0
         self.trainer = DoubleBufferedTrainer(
             self.program.kernel_set(),
-            weights,
+            self.optimizer.params if at.active is None else at.active,
             staleness=staleness,
             update=self.optimizer if self.config.update == "background" else None,
             trace=ring,
@@ -197,13 +196,17 @@ class Run:
             self.trainer,
             self.optimizer,
             micro_steps=self.config.accumulate,
+            overlap=self.config.overlap_exact and not self.in_epilogue,
+            extrapolate=self.config.extrapolate,
             trace=self.trace,
             say=self.progress.say,
             note=self._emit,
         )
-        newest_is_0 = weights is self.optimizer.params
-        self.optimizer.restart_versions(0 if newest_is_0 else 1)
-        if newest_is_0:
+        if at.lags:
+            self.optimizer.restart_versions(1, at.baked)
+        else:
+            self.optimizer.restart_versions(0, at.active)
+        if at.active is None:
             self.optimizer.handed_over(0, True)
         try:
             self.step = MicroStep(
@@ -241,13 +244,13 @@ class Run:
     def _save(self, windows: Mapping[str, Any], failed: bool = False) -> None:
         """Save the state after `self.done` updates; `windows`: the sampler's state there."""
         self.boundary.settle()
-        due = self.boundary.due_weights(failed)
-        at = state.Position(self.done, windows, self.batch_scale, due)
+        engine = self.boundary.engine_state(failed)
+        at = state.Position(self.done, windows, self.batch_scale, engine)
         with self.trace.main("save"):
             self.saved = state.save(self.folder, at, self.optimizer, self.model, self.corpus)
 
-    def _restore(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
-        """Take over a checkpoint; returns the weights the engine was running on."""
+    def _restore(self, checkpoint: Checkpoint) -> EngineState:
+        """Take over a checkpoint; returns what the engine is to run on."""
         at = state.restore(checkpoint, self.optimizer, self.sampler)
         self.done, self.batch_scale, self.saved = at.updates, at.batch_scale, checkpoint.path
         self.metrics.close()
@@ -256,9 +259,11 @@ class Run:
         )
         if restart.state() is None:
             self.progress.say(f"resumed  {checkpoint.path}, {self.done} updates done")
-        if at.active is None or self.config.staleness == 0:
-            return self.optimizer.params
-        return at.active
+        if self.config.staleness == 0:
+            return NEWEST
+        if not self.config.extrapolate:
+            return at.engine if at.engine.lags else NEWEST
+        return at.engine
 
     # ------------------------------ the loop ------------------------------
 
@@ -315,26 +320,33 @@ class Run:
                 self._save(self.sampler.state_dict())
         return True
 
-    def _batch(self) -> float | None:
+    def _batch(self, lr: float) -> float | None:
         """The micro-steps of one update; their mean loss, or None when Ctrl-C came."""
-        losses = []
-        for _ in range(self.config.accumulate):
-            tokens, targets = self.sampler.next()
-            with self.trace.main("micro-step"):
-                losses.append(self.step(tokens, targets, self.batch_scale))
-            if self.stop.requested:
-                return None
+        losses, scale, final = [], self.batch_scale, None
+        try:
+            for left in reversed(range(self.config.accumulate)):
+                tokens, targets = self.sampler.next()
+                if not left:
+                    final = self.boundary.last_micro_step(lr, scale)
+                with self.trace.main("micro-step"):
+                    losses.append(self.step(tokens, targets, scale, final=final))
+                if self.stop.requested:
+                    self.boundary.cancel()
+                    return None
+        except BaseException:
+            self.boundary.abandon()
+            raise
         return float(np.mean(losses))
 
     def _update(self) -> dict[str, Any] | None:
         """One batch and its boundary; the record of it. None when Ctrl-C came."""
         begin = time.monotonic_ns()
         self.step.gradients = self.optimizer.gradients
-        loss = self._batch()
+        lr = self.schedule(self.done)
+        loss = self._batch(lr)
         if loss is None:
             self.optimizer.zero_grads()
             return None
-        lr = self.schedule(self.done)
         self.done += not self.in_epilogue
         try:
             ended = self.boundary.end(self.done, lr, self.batch_scale)
@@ -443,7 +455,7 @@ class Run:
         self.progress.say("newest weights: compiling a generation of their own")
         self.in_epilogue = True
         try:
-            self._open(self.optimizer.params, staleness=0)
+            self._open(NEWEST, staleness=0)
         except BudgetExhausted as error:
             if self.config.budget_end == "restart" and restart.why_not() is None:
                 restart.check(self.done + 1)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What a checkpoint of a run holds, and how a run goes on from one.
 
-Tensors: the newest masters, AdamW's moments ``m.NAME`` and ``v.NAME``, and where the engine was
-running on other weights those, ``active.NAME``. state.json: the rest (:class:`Position`, the
+Tensors: the newest masters, AdamW's moments ``m.NAME`` and ``v.NAME``; where the engine was
+running on other weights those, ``active.NAME``; where the newest version was handed over as a
+prediction that does not run yet, ``baked.NAME``. state.json: the rest (:class:`Position`, the
 model, the corpus, numbers of the optimizer).
 """
 
@@ -20,9 +21,25 @@ from ane_native.errors import AneError, CheckpointError
 from ane_native.models.llama import LlamaConfig
 from ane_native.optim import AdamW
 
-__all__ = ["Position", "restore", "save"]
+__all__ = ["EngineState", "Position", "restore", "save"]
 
-ACTIVE = "active."
+ACTIVE, BAKED = "active.", "baked."
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What the kernels were made from.
+
+    Attributes:
+        active: weights the next batch runs on; None: the newest masters as they are.
+        baked: weights the newest version was handed over as, where that one does not run yet;
+            None: the masters.
+        lags: whether a newer version than the active one was handed over.
+    """
+
+    active: Mapping[str, Any] | None
+    baked: Mapping[str, Any] | None
+    lags: bool
 
 
 @dataclass(frozen=True)
@@ -33,20 +50,21 @@ class Position:
         updates: done so far.
         windows: state of the sampler, for the next batch.
         batch_scale: loss scale of the next batch.
-        active: weights the next batch runs on; None: the newest masters.
+        engine: what the kernels were made from.
     """
 
     updates: int
     windows: Mapping[str, Any]
     batch_scale: float
-    active: Mapping[str, Any] | None
+    engine: EngineState
 
 
 def save(folder: Path, at: Position, optimizer: AdamW, model: LlamaConfig, corpus: Corpus) -> Path:
     """Write a checkpoint of a settled optimizer; returns its directory."""
     tensors, numbers = optimizer.state_dict()
-    if at.active is not None:
-        tensors |= {f"{ACTIVE}{name}": at.active[name] for name in optimizer.params}
+    for prefix, weights in ((ACTIVE, at.engine.active), (BAKED, at.engine.baked)):
+        if weights is not None:
+            tensors |= {f"{prefix}{name}": weights[name] for name in optimizer.params}
     state = {
         "updates": at.updates,
         "model": dataclasses.asdict(model),
@@ -54,7 +72,7 @@ def save(folder: Path, at: Position, optimizer: AdamW, model: LlamaConfig, corpu
         "windows": at.windows,
         "optimizer": numbers,
         "vocabulary": None if corpus.compaction is None else corpus.compaction.state(),
-        "active_lags": at.active is not None,
+        "active_lags": at.engine.lags,
         "batch_scale": at.batch_scale,
     }
     return save_checkpoint(folder / "checkpoints", at.updates, optimizer.params, tensors, state)
@@ -68,7 +86,7 @@ def restore(checkpoint: Checkpoint, optimizer: AdamW, sampler: WindowSampler) ->
     """
     state = checkpoint.state
     tensors = checkpoint.optimizer
-    moments = {n: t for n, t in tensors.items() if not n.startswith(ACTIVE)}
+    moments = {n: t for n, t in tensors.items() if not n.startswith((ACTIVE, BAKED))}
     try:
         optimizer.load_state_dict(checkpoint.weights, moments, state["optimizer"])
         sampler.load_state_dict(state["windows"])
@@ -76,9 +94,13 @@ def restore(checkpoint: Checkpoint, optimizer: AdamW, sampler: WindowSampler) ->
         batch_scale = float(state.get("batch_scale", optimizer.loss_scale.scale))
     except (KeyError, TypeError, ValueError, AneError) as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    active = {n[len(ACTIVE) :]: t for n, t in tensors.items() if n.startswith(ACTIVE)}
-    if lags and active.keys() != optimizer.params.keys():
-        raise CheckpointError(
-            f"{checkpoint.path}: the weights of the active generation are missing"
-        )
-    return Position(updates, state["windows"], batch_scale, active if lags else None)
+    found = []
+    for prefix, what in ((ACTIVE, "active"), (BAKED, "pending")):
+        part = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+        if (part or (lags and prefix == ACTIVE)) and part.keys() != optimizer.params.keys():
+            raise CheckpointError(
+                f"{checkpoint.path}: weights of the {what} generation are missing"
+            )
+        found.append(part or None)
+    engine = EngineState(found[0], found[1], lags)
+    return Position(updates, state["windows"], batch_scale, engine)

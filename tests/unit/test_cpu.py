@@ -331,6 +331,67 @@ def test_adamw_over_many_tensors_leaves_none_out(rng: np.random.Generator) -> No
     assert [bits(o) for o in outs] == [bits(o) for o in alone]
 
 
+def test_adamw_with_moments_elsewhere_leaves_the_old_ones(rng: np.random.Generator) -> None:
+    p, m, v, g = adam_case(rng, 40_001)
+    old = bits(m), bits(v)
+    outs = [np.empty_like(p) for _ in range(3)]
+    cpu.AdamTensors([cpu.AdamTensor(p, *outs, g, 0.1, m_in=m, v_in=v)]).step(**HYPER)
+    assert (bits(m), bits(v)) == old
+    cpu.AdamTensors([(p, p, m, v, g, 0.1)]).step(**HYPER)
+    assert [bits(o) for o in outs] == [bits(p), bits(m), bits(v)]
+    with pytest.raises(ValueError, match="overlaps"):
+        cpu.AdamTensors([cpu.AdamTensor(p, p, m, v, g, 0.1, m_in=v)]).step(**HYPER)
+
+
+@pytest.mark.parametrize("n", [1, 257, 40_001])
+def test_adamw_predicts_along_its_last_step(n: int, rng: np.random.Generator) -> None:
+    p, m, v, g = adam_case(rng, n)
+    out, ahead, lone = (np.empty_like(p) for _ in range(3))
+    cpu.AdamTensors([(p, lone, m.copy(), v.copy(), g, 0.1)]).step(**HYPER)
+    tensor = cpu.AdamTensor(p, out, m, v, g, 0.1, ahead=ahead)
+    cpu.AdamTensors([tensor]).step(**HYPER, extrapolate=3.0)
+    assert bits(out) == bits(lone)
+    want = out.astype(np.float64) + 3.0 * (out.astype(np.float64) - p)
+    np.testing.assert_allclose(ahead, want, rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="overlaps"):
+        cpu.AdamTensors([tensor._replace(ahead=p)]).step(**HYPER)
+    with pytest.raises(ValueError, match="extrapolate"):
+        cpu.AdamTensors([tensor]).step(**HYPER, extrapolate=-1.0)
+
+
+def test_gradients_can_be_waited_for_alone(rng: np.random.Generator) -> None:
+    """Whoever waited sees the whole product, while others are still queued behind it."""
+    cpu.open_blas()
+    dy, x = (rng.standard_normal((256, 256)).astype(np.float16) for _ in range(2))
+    dws = [np.zeros((256, 256), np.float32) for _ in range(24)]
+    jobs = [cpu.GradJobs([cpu.GradProduct(dy, x, dw)]) for dw in dws]
+    seen: list[bytes] = []
+    left: list[BaseException] = []
+
+    def helper() -> None:
+        try:
+            for one, dw in zip(jobs, dws, strict=True):
+                cpu.grad_wait_for(one)
+                seen.append(dw.tobytes())
+        except BaseException as error:
+            left.append(error)
+
+    for _ in range(5):
+        for dw in dws:
+            dw[:] = 0
+        seen.clear()
+        for one in jobs:
+            cpu.grad_submit(one)
+        thread = threading.Thread(target=helper)
+        thread.start()
+        cpu.grad_wait()  # frees what the helper is asking about
+        thread.join(60)
+        assert not left
+        assert len(seen) == len(dws)
+        assert seen == [dw.tobytes() for dw in dws]
+        assert dws[0].any()
+
+
 # =============================== Hostile arguments ==============================
 
 
@@ -403,10 +464,12 @@ def test_null_pointers_and_mad_sizes_are_statuses_not_crashes() -> None:
         lambda: lib.ane_cpu_grad_submit(job, -1, error),
         lambda: lib.ane_cpu_grad_submit(job, 1, error),
         lambda: lib.ane_cpu_grad_wait(-1, error),
+        lambda: lib.ane_cpu_grad_wait_for(null, -1, 0, error),
+        lambda: lib.ane_cpu_grad_wait_for(null, 1, 0, error),
         lambda: lib.ane_cpu_sum_squares(null, 4, d, i, error),
         lambda: lib.ane_cpu_sum_squares(f, 2**63, d, i, error),
-        lambda: lib.ane_cpu_adamw(null, 1, 0.1, 0.9, 0.9, 1e-8, 1, 1.0, error),
-        lambda: lib.ane_cpu_adamw(null, -1, 0.1, 0.9, 0.9, 1e-8, 1, 1.0, error),
+        lambda: lib.ane_cpu_adamw(null, 1, 0.1, 0.9, 0.9, 1e-8, 1, 1.0, 0.0, error),
+        lambda: lib.ane_cpu_adamw(null, -1, 0.1, 0.9, 0.9, 1e-8, 1, 1.0, 0.0, error),
     ]
     for number, call in enumerate(calls):
         error.text[0] = b"\0"

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from ane_native.errors import CheckpointError, ConfigError
+from ane_native.errors import CheckpointError, ConfigError, StateError
 from ane_native.optim import AdamW, LossScale, constant, warmup_cosine
 
 SHAPES = {"w": (8, 5), "gain": (8,), "table": (17, 3)}
@@ -239,3 +239,89 @@ def test_warm_up_is_linear_and_the_cosine_ends_at_its_floor() -> None:
     assert falling == sorted(falling, reverse=True)
     assert warmup_cosine(1.0, 0, 1)(0) == pytest.approx(1.0)
     assert constant(0.5)(123) == 0.5
+
+
+# =============================== Predictions ====================================
+
+
+def test_predictions_are_handed_over_and_masters_stay_what_they_are(
+    rng: np.random.Generator,
+) -> None:
+    start = params(rng)
+    plain, ahead = AdamW(start), AdamW(start, extrapolate=2.0)
+    scheduler = Scheduler(ahead.baked)
+    assert ahead.baked is ahead.params
+    for update in range(1, 9):
+        given = give_grads(plain, rng)
+        for name, grad in given.items():
+            ahead.grads[name] += grad
+        before = {n: a.copy() for n, a in plain.params.items()}
+        plain.update(lr=0.1, micro_steps=1, oldest_needed=plain.version)
+        ahead.update(lr=0.1, micro_steps=1, oldest_needed=scheduler.active)
+        for name, w in plain.params.items():
+            assert ahead.params[name].tobytes() == w.tobytes()
+            want = w + 2 * (w - before[name])
+            np.testing.assert_allclose(ahead.baked[name], want, rtol=1e-5, atol=1e-6)
+        version = scheduler.take(ahead.baked, submit=True)
+        ahead.handed_over(version, True)
+        assert ahead.version == version == update
+        scheduler.swap_to(max(0, version - 1))
+        scheduler.check()
+    assert (len(ahead._buffers), len(ahead._ahead)) == (2, 3)
+    kept = {n: a.copy() for n, a in ahead.baked.items()}
+    ahead.restart_versions(1, kept)
+    assert all((ahead.baked[n] == kept[n]).all() for n in kept)
+    ahead.restart_versions(0)
+    assert ahead.baked is ahead.params
+    with pytest.raises(ConfigError):
+        AdamW(start, extrapolate=-1.0)
+
+
+# =============================== In parts =======================================
+
+
+@pytest.mark.parametrize("order", [("w", "gain", "table"), ("table", "w"), ()])
+def test_an_update_in_parts_has_the_bits_of_one_at_once(
+    order: tuple[str, ...], rng: np.random.Generator
+) -> None:
+    start = params(rng)
+    one, parts = AdamW(start, clip=0.0), AdamW(start, clip=0.0)
+    for update in range(7):
+        given = give_grads(one, rng)
+        for name, grad in given.items():
+            parts.grads[name] += grad
+        if update == 3:
+            for adam in (one, parts):
+                adam.grads["table"][2, 1] = np.nan
+        numbers = {"lr": 0.1, "micro_steps": 2, "oldest_needed": one.version}
+        want = one.update(**numbers)
+        under_way = parts.parts(**numbers)
+        for name in order:
+            made = under_way.apply([name])
+            if want.applied:
+                assert made[name].tobytes() == one.params[name].tobytes()
+                assert (parts.params[name] != made[name]).any()  # it does not count yet
+        info = under_way.finish()
+        assert info.applied == want.applied == (update != 3)
+        assert info.grad_norm == pytest.approx(want.grad_norm, rel=1e-12)
+        for a, b in zip(*(a.state_dict()[0].items() for a in (one, parts)), strict=True):
+            assert a[1].tobytes() == b[1].tobytes(), a[0]
+        assert one.state_dict()[1] == parts.state_dict()[1]
+        assert all(one.params[n].tobytes() == parts.params[n].tobytes() for n in start)
+        assert not any(a.any() for a in parts.grads.values())
+    assert parts.version == 6
+    assert len(parts._buffers) == 2
+
+
+def test_parts_that_are_not_finished_leave_nothing(rng: np.random.Generator) -> None:
+    adam = AdamW(params(rng), clip=0.0)
+    give_grads(adam, rng)
+    before = [a.tobytes() for a in (*adam.params.values(), *adam.state_dict()[0].values())]
+    under_way = adam.parts(lr=0.1, micro_steps=1, oldest_needed=0)
+    under_way.apply(["w", "gain"])
+    with pytest.raises(StateError, match="'gain'"):
+        under_way.apply(["gain"])
+    assert before == [a.tobytes() for a in (*adam.params.values(), *adam.state_dict()[0].values())]
+    for refused in (AdamW(params(rng)), AdamW(params(rng), clip=0.0, extrapolate=1.0)):
+        with pytest.raises(StateError, match="clip 0"):
+            refused.parts(lr=0.1, micro_steps=1, oldest_needed=0)
