@@ -127,6 +127,7 @@ SaCompileWord sa_compile_word(SaStatus code);
     X(DIALECT_A, "dialect_a", FLAG, NULL, "") \
     X(DIALECT_B, "dialect_b", FLAG, NULL, "") \
     X(REDUCE_ZERO_FAILS, "reduce_zero_fails", FLAG, NULL, "") \
+    X(SINGLE_OP_FAILS, "single_op_fails", FLAG, NULL, "") \
     X(BLOBS, "blobs", WORD, NULL, "refuse|garbage") /* SaBlobMode */ \
     /* limits of a process */ \
     X(COMPILE_LIMIT, "compile_limit", COUNT, NULL, "") \
@@ -138,6 +139,7 @@ SaCompileWord sa_compile_word(SaStatus code);
     X(ORDER, "order", WORD, NULL, "name|declaration|size|random") \
     X(PROCEDURES, "procedures", WORD, NULL, "correct|first") \
     X(WIDTH_RULE, "width_rule", WORD, NULL, "stride|fail") \
+    X(THIN_CHANNELS, "thin_channels", COUNT, NULL, "") \
     X(STAGING_EVALS, "staging_evals", OFF_OR_COUNT, NULL, "") \
     X(AFTER_UNLOAD, "after_unload", WORD, NULL, "notfound|silent") \
     X(ASYNC_WAIT_MS, "async_wait_ms", COUNT, NULL, "") \
@@ -233,6 +235,7 @@ typedef struct SaEntry {
     int *first_input, *first_output; /* [procedures + 1] symbol index of a procedure's first port */
     int *input_port, *output_port;   /* symbol index -> port of its procedure; NULL: the same order */
     bool *narrow;                    /* [procedures] some row is no multiple of 64 bytes */
+    int64_t *thin;                   /* [procedures] most channels of a port with fewer than 32 columns */
     double *port_bytes;              /* [procedures] of all ports, for the timing model */
     char *partition;                 /* whose program it is */
     char **blobs;          /* weight files named in the text, as written there */

@@ -113,6 +113,12 @@ static unsigned run(const SaEntry *e, const SaBinding *b, unsigned qos, SaError 
         status = bind(e, proc, true, e->first_output[proc], n_out, b->outputs, b->n_outputs, out, why);
     if (status)
         return status;
+    int64_t thin = (int64_t)sa_setting(SA_SET_THIN_CHANNELS);
+    if (thin > 0 && e->thin[proc] > thin) {
+        sa_error_set(why, SA_E_BIND, nowhere, "%lld channels in fewer than 32 columns (thin_channels=%lld)", (long long)e->thin[proc],
+                     (long long)thin);
+        return STATUS_SURFACE;
+    }
     int runs = e->procedures > 1 ? stand_in(e, proc) : 0;
     if (runs < 0 || (e->narrow[proc] && sa_setting(SA_SET_WIDTH_RULE) == SA_WIDTH_FAIL)) {
         sa_error_set(why, SA_E_BIND, nowhere, runs < 0 ? "procedure 0 has other ports (procedures=first)"

@@ -81,7 +81,30 @@ static bool reduction_times_zero(const SaOp *op) {
            (y->producer && is_reduction(y->producer->id) && is_zero(x));
 }
 
+/* ============================== One operation alone ====================== */
+
+/* The only operation of a program that does something, when there is just one. */
+static const SaOp *only_op(const SaProgram *p) {
+    const SaOp *found = NULL;
+    for (int f = 0; f < p->n_functions; f++)
+        for (int i = 0; i < p->functions[f].n_ops; i++) {
+            const SaOp *op = &p->functions[f].ops[i];
+            if (op->id == SA_OP_CONST || sa_op_is_constexpr(op))
+                continue;
+            if (found)
+                return NULL;
+            found = op;
+        }
+    return found;
+}
+
+/* These compile inside larger programs only. */
+static bool needs_company(SaOpId id) { return id == SA_OP_RESHAPE || id == SA_OP_SLICE_BY_INDEX || id == SA_OP_TILE; }
+
 SaStatus sa_quirk_check(const SaProgram *p, SaError *err) {
+    const SaOp *only = sa_setting(SA_SET_SINGLE_OP_FAILS) ? only_op(p) : NULL;
+    if (only && needs_company(only->id))
+        return sa_error_set(err, SA_E_LIMIT, only->pos, "%s alone does not compile on this chip (single_op_fails)", sa_op_name(only->id));
     if (!sa_setting(SA_SET_REDUCE_ZERO_FAILS))
         return SA_OK;
     for (int f = 0; f < p->n_functions; f++)

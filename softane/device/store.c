@@ -25,6 +25,7 @@ static void entry_free(SaEntry *e) {
     free(e->input_port);
     free(e->output_port);
     free(e->narrow);
+    free(e->thin);
     free(e->port_bytes);
     free(e->partition);
     free(e->identity);
@@ -76,6 +77,8 @@ static bool note_symbols(SaEntry *e) {
 static void note_port(SaEntry *e, int proc, const SaPort *port) {
     if ((size_t)port->w * sa_dtype_bytes(port->type.dtype) % 64 != 0)
         e->narrow[proc] = true;
+    if (port->w < 32 && port->c > e->thin[proc])
+        e->thin[proc] = port->c;
     e->port_bytes[proc] += (double)port->bytes;
 }
 
@@ -83,8 +86,9 @@ static void note_port(SaEntry *e, int proc, const SaPort *port) {
 static bool note_ports(SaEntry *e) {
     size_t n = (size_t)e->procedures + 1;
     e->narrow = calloc(n, sizeof *e->narrow);
+    e->thin = calloc(n, sizeof *e->thin);
     e->port_bytes = calloc(n, sizeof *e->port_bytes);
-    if (!e->narrow || !e->port_bytes)
+    if (!e->narrow || !e->thin || !e->port_bytes)
         return false;
     for (int p = 0; p < e->procedures; p++) {
         for (int i = 0; i < sa_plan_inputs(e->plan, p); i++)

@@ -2,7 +2,7 @@
 """Builds the fuzz targets with AddressSanitizer and UndefinedBehaviorSanitizer; replays or fuzzes.
 
     python softane/fuzz/build.py                     build all, with the regression driver, and replay the corpus
-    python softane/fuzz/build.py --fuzz 60 [NAME…]   libFuzzer on each target for 60 seconds
+    python softane/fuzz/build.py --fuzz 60 [NAME…]   libFuzzer on each target for 60 seconds; --seed N repeats a run
 
 What a fuzzer finds is left in softane/fuzz/crashes; keep the file when the fault is fixed.
 """
@@ -94,7 +94,7 @@ def replay(programs: list[Path]) -> int:
     return bad
 
 
-def fuzz(programs: list[Path], seconds: int, work: Path) -> int:
+def fuzz(programs: list[Path], seconds: int, work: Path, seed: int) -> int:
     """Run libFuzzer on every program. Returns how many found something."""
     CRASHES.mkdir(exist_ok=True)
     bad = 0
@@ -104,7 +104,7 @@ def fuzz(programs: list[Path], seconds: int, work: Path) -> int:
         mine = SEEDS / program.name.removeprefix("fuzz_")
         seeds = [mine] if mine.is_dir() else [CORPUS / "valid", CORPUS / "errors"]
         command = [
-            program, found, *seeds,
+            program, found, *seeds, f"-seed={seed}",
             f"-max_total_time={seconds}", f"-dict={HERE / 'mil.dict'}", f"-artifact_prefix={CRASHES}/{program.name}-",
             "-max_len=16384", "-timeout=20", "-rss_limit_mb=3000", "-print_final_stats=1", "-verbosity=0",
         ]  # fmt: skip
@@ -118,7 +118,8 @@ def fuzz(programs: list[Path], seconds: int, work: Path) -> int:
         )
         runs = EXECUTIONS.search(done.stderr)
         print(
-            f"{program.name}: {runs.group(1) if runs else '?'} executions, exit status {done.returncode}",
+            f"{program.name}: {runs.group(1) if runs else '?'} executions, exit status {done.returncode}, "
+            f"seed {seed}",
             flush=True,
         )
         if done.returncode != 0:
@@ -133,6 +134,7 @@ def main() -> int:
     parser.add_argument(
         "--fuzz", type=int, default=0, metavar="SECONDS", help="run libFuzzer on each target"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of libFuzzer; by default a new one")
     parser.add_argument("names", nargs="*", help="only targets whose name contains one of these")
     args = parser.parse_args()
     kind = "fuzz" if args.fuzz else "replay"
@@ -142,7 +144,10 @@ def main() -> int:
     except build.tc.ToolchainError as error:
         print(error, file=sys.stderr)
         return 1
-    return 1 if (fuzz(programs, args.fuzz, out) if args.fuzz else replay(programs)) else 0
+    if not args.fuzz:
+        return 1 if replay(programs) else 0
+    seed = args.seed or int.from_bytes(os.urandom(4), "little") or 1
+    return 1 if fuzz(programs, args.fuzz, out, seed) else 0
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   max_dim max_width max_conv_in max_kernel_width   compiler     [65536 65536 31999 15]
  *   dialect_a dialect_b   1: the compiler takes it                [1 1]
  *   reduce_zero_fails   1: a reduction times 0 does not compile   [1]
+ *   single_op_fails     1: a program of one reshape, slice_by_index or tile
+ *                   and nothing else does not compile             [0]
  *   blobs           weight files with a wrong offset, sentinel, dtype or size:
  *                   refuse | garbage (what lies there is read)    [refuse]
  *   compile_limit   compiles per process                          [119]
@@ -65,6 +67,8 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   procedures      correct | first: procedure 0 runs whatever is asked for [correct]
  *   width_rule      rows that are no multiple of 64 bytes: stride (padded) |
  *                   fail (status 0x1d)                            [stride]
+ *   thin_channels   channels that a port with fewer than 32 columns may have,
+ *                   else status 0x1d                              [0]
  *   staging_evals   off | n: so many evaluations are good after the directory
  *                   of a loaded program was deleted               [off]
  *   after_unload    evaluate after unload: notfound (code 23) | silent [notfound]

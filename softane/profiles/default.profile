@@ -16,6 +16,7 @@ max_kernel_width = 15      # source: measured on M4 and M5, ANEForge op-quirks.m
 dialect_a = 1              # source: measured, maderix/ANE training kernels
 dialect_b = 1              # source: measured, what coremltools writes (program 1.3, ios18)
 reduce_zero_fails = 1      # source: measured, ANEForge op-quirks.md: a reduction times an exact 0 does not compile
+single_op_fails = 0        # source: choice; jafreck/ironmill (M3 Pro) saw reshape, slice_by_index and tile refused when alone
 blobs = refuse             # source: choice; macOS reads what lies there (measured, mechramc/Orion #8: offset 128), M1 refuses some wrong sizes (maderix/ANE benchmarks)
 
 # ---- limits of a process ----
@@ -29,6 +30,7 @@ program_bytes = 2147483648 # source: measured, ANEForge docs/roadmap.md: about 2
 order = name               # source: measured, mechramc/Orion (all permutations of three inputs, M4 Max) and six more
 procedures = correct       # source: measured, thebasedcapital/ane-infer (M5), jundot/omlx (M3 Ultra)
 width_rule = stride        # source: measured, vMLX: rows are padded to 64 bytes; some reports say such programs fail instead
+thin_channels = 0          # source: choice; jafreck/ironmill (M3 Pro) saw 800 channels of one column fail with 0x1d and 768 work
 staging_evals = off        # source: choice; ddalcu/mlx-serve measured one good evaluation after staging was deleted
 after_unload = notfound    # source: choice between code 23 and no error object; nobody has published it
 async_wait_ms = 10000      # source: listing of _ANEProgramForEvaluation

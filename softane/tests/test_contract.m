@@ -257,6 +257,24 @@ static void narrow_rows_are_padded_or_refused(void) { /* 36 */
     CHECK(eval(wide, unary(x, y)) && set("width_rule", NULL) && unload(m) && unload(wide));
 }
 
+static id<Model> thin(int channels, int columns) {
+    NSString *t = [NSString stringWithFormat:@"tensor<fp16, [1, %d, 1, %d]>", channels, columns];
+    return staged([[NSString stringWithFormat:@"%sfunc main<ios18>(%@ x) {\n%@ y = abs(x=x)[name=string(\"y\")];\n} -> (y);\n}\n", HEAD, t, t] UTF8String], nil);
+}
+
+static void many_channels_of_few_columns_may_fail(void) {
+    static const struct { int channels, columns; bool fails; } cases[] = {{768, 1, false}, {769, 1, true}, {769, 31, true}, {1024, 32, false}, {768, 33, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        id<Model> m = thin(cases[i].channels, cases[i].columns);
+        IOSurfaceRef x = surface_of(1024 * 128), y = surface_of(1024 * 128);
+        NSError *e = nil;
+        CHECK(load(m) && eval(m, unary(x, y)) && set("thin_channels", "768"));
+        bool ok = [m evaluateWithQoS:21 options:none() request:unary(x, y) error:&e];
+        CHECK(cases[i].fails ? !ok && says(e, @"", 8, @"status=0x1d : statusType=0x9") : ok && !e);
+        CHECK(set("thin_channels", NULL) && unload(m));
+    }
+}
+
 /* ============================== Asynchronous requests ===================== */
 
 typedef struct HandlerBlock {
@@ -672,7 +690,7 @@ int main(void) {
         CHECK(set("compile_limit", "0"));
         void (*const tests[])(void) = {
             deleted_staging_is_missed_later, partitions_and_purges_are_seen_by_the_classes, after_unload_has_two_forms,
-            symbols_come_in_any_order, the_first_procedure_can_answer_for_all, narrow_rows_are_padded_or_refused,
+            symbols_come_in_any_order, the_first_procedure_can_answer_for_all, narrow_rows_are_padded_or_refused, many_channels_of_few_columns_may_fail,
             a_full_queue_says_no_without_an_error, events_are_waited_for_and_signalled, two_direct_evaluations_run_on_a_queue,
             real_time_may_need_an_entitlement, chaining_is_refused, statistics_stay_zero, weights_are_not_swapped,
             every_notification_has_its_error, the_nth_operation_fails_and_the_rest_work,

@@ -259,6 +259,27 @@ static void a_reduction_times_zero_fails(void) { /* 42 */
     CHECK(compiles(relu_zero, NULL));
 }
 
+static void one_operation_alone_may_fail(void) {
+    static const char *const alone[] = {
+        "tensor<int32, [2]> s = const()[name=string(\"s\"), val=tensor<int32, [2]>([4, 32])];\ntensor<fp16, [4, 32]> y = reshape(x=%s, shape=s)[name=string(\"y\")];\n",
+        "tensor<int32, [4]> b = const()[name=string(\"b\"), val=tensor<int32, [4]>([0, 0, 0, 0])];\n"
+        "tensor<int32, [4]> e = const()[name=string(\"e\"), val=tensor<int32, [4]>([1, 2, 1, 32])];\n"
+        "tensor<fp16, [1, 2, 1, 32]> y = slice_by_index(x=%s, begin=b, end=e)[name=string(\"y\")];\n",
+        "tensor<int32, [4]> n = const()[name=string(\"n\"), val=tensor<int32, [4]>([1, 2, 1, 1])];\ntensor<fp16, [1, 8, 1, 32]> y = tile(x=%s, reps=n)[name=string(\"y\")];\n",
+        T " y = abs(x=%s)[name=string(\"y\")];\n",
+    };
+    for (int i = 0; i < 4; i++)
+        for (int company = 0; company < 2; company++)
+            for (int strict = 0; strict < 2; strict++) {
+                char body[800], text[1600];
+                snprintf(body, sizeof body, alone[i], company ? "h" : "x");
+                snprintf(text, sizeof text, HEAD "func main<ios18>(" T " x) {\n%s%s} -> (y);\n}\n", company ? T " h = relu(x=x)[name=string(\"h\")];\n" : "", body);
+                CHECK(softane_set("single_op_fails", strict ? "1" : NULL) == 0);
+                CHECK(compiles(text, strict && !company && i < 3 ? "CompilationFailure" : NULL));
+            }
+    CHECK(softane_set("single_op_fails", NULL) == 0);
+}
+
 /* A weight file that was made in one of the known wrong ways. */
 static bool wrong_blob(size_t at, uint8_t value) {
     char *dir = stage(weight_text), path[600];
@@ -429,6 +450,7 @@ int main(int argc, char **argv) {
     dialects_are_those_of_the_chip();
     other_types_are_refused();
     a_reduction_times_zero_fails();
+    one_operation_alone_may_fail();
     wrong_weight_files_are_refused();
     wrong_weight_files_can_be_read_as_they_are();
     values_can_decide_whether_a_text_compiles();
