@@ -15,7 +15,7 @@ from typing import Any
 from ane_native.engine import Engine
 from ane_native.errors import AneError, EngineError
 
-from . import limits, meaning, speed  # noqa: F401 - they register themselves
+from . import limits, meaning, reflection, speed  # noqa: F401 - they register themselves
 from .base import EXPERIMENTS, Bench, Impossible, shape_of
 
 

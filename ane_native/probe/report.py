@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ class Report:
     def as_json(self) -> bytes:
         """The bytes to send in."""
         plain = json.loads(json.dumps({**self.about, "rows": self.rows}, default=str))
-        return to_json(_finite(plain))
+        return to_json(_public(plain))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON, whole or not at all. Raises OSError."""
@@ -176,12 +178,40 @@ class Report:
         return True
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become text."""
+#: Parts of error texts that name a user or a place: temporary and home directories, staging.
+_PLACES = (
+    (re.compile(r"/[^\s'\"()]*/(?=[0-9A-F]{64}_)"), "<staging>/"),  # before a program's identity
+    (re.compile(r"(?:/private)?/var/folders/[^/\s]+/[^/\s]+"), "<tmp>"),
+    (re.compile(r"/(Users|home)/[^/\s:,)'\"]+"), r"/\1/<user>"),
+    (re.compile(r"ane_native-\d+-\d+"), "ane_native-<uid>-<pid>"),
+)
+
+
+def _private() -> dict[str, str]:
+    """Names that must not be sent in, and what stands for them."""
+    named = {tempfile.gettempdir(): "<tmp>", str(Path.home()): "<home>"}
+    hosts = {platform.node(), platform.node().split(".")[0]}
+    users = {os.environ.get(k, "") for k in ("USER", "LOGNAME", "USERNAME")}
+    named |= dict.fromkeys(hosts, "<host>") | dict.fromkeys(users, "<user>")
+    too_short = 4  # "/", "root" as a word: they name nobody
+    return {
+        k: v for k, v in named.items() if len(k) >= too_short and k not in ("root", "/root", "/tmp")
+    }
+
+
+def _public(value: Any, private: dict[str, str] | None = None) -> Any:
+    """As JSON can hold it (no NaN, no infinity) and without names of users and hosts."""
+    private = _private() if private is None else private
     if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
         return str(value)
+    if isinstance(value, str):
+        for name in sorted(private, key=len, reverse=True):
+            value = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", private[name], value)
+        for pattern, stands in _PLACES:
+            value = pattern.sub(stands, value)
+        return value
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: _public(v, private) for k, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [_public(v, private) for v in value]
     return value

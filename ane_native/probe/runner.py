@@ -21,7 +21,7 @@ from typing import Any
 from ane_native._version import __version__
 from ane_native.errors import ConfigError
 
-from . import limits, meaning, speed  # noqa: F401 - they register themselves
+from . import limits, meaning, reflection, speed  # noqa: F401 - they register themselves
 from .base import EXPERIMENTS, Experiment
 from .report import FORMAT, Report
 

@@ -153,7 +153,7 @@ def peak(bench: Bench) -> Made:
         try:
             with Program(conv(channels, 64, depth), weight(channels, 1)) as program:
                 _input(program)
-                ms = statistics.median(laps(program.run, 20))
+                ms = statistics.median(laps(program.run, 5 if bench.quick else 20))
                 row |= {"ms": ms, "tflops": flop(channels, 64, depth) / ms / 1e9}
         except EngineError as error:
             row["refused"] = shape_of(error)
@@ -175,9 +175,37 @@ def compile_cost(bench: Bench) -> Made:
                 info: Any = program.info()
             table.append([1.0, depth, channels * channels * 2 / 2**20])
             ms.append(float(info["compile_ms"]))
-    (a, p, b), *_ = np.linalg.lstsq(np.array(table), np.array(ms), rcond=None)
-    values = {"base_ms": float(a), "op_ms": float(p), "mib_ms": float(b)}
-    return f"{a:.2f} ms + {p:.3f} per operation + {b:.2f} per MiB", values
+    seen = [statistics.median(ms[i :: len(shapes)]) for i in range(len(shapes))]
+    return _line_through(np.array(table[: len(shapes)]), np.array(seen))
+
+
+FITS = 0.2  # a line that is further off than this share of a compile says nothing
+
+
+def _line_through(table: Any, seen: Any) -> Made:
+    """Fit base, operations and MiB so that the relative errors are least; None where no line fits."""
+    found = np.linalg.lstsq(table / seen[:, None], np.ones(len(seen)), rcond=None)[0]
+    error = float(np.abs(table @ found / seen - 1).max())
+    rows = [
+        {"operations": int(t[1]), "mib": float(t[2]), "ms": float(s)}
+        for t, s in zip(table, seen, strict=True)
+    ]
+    fits = error < FITS and bool((found > -FITS * seen.min() / table.max(0)).all())
+    names = ("base_ms", "op_ms", "mib_ms")
+    values: dict[str, Any] = {
+        n: float(v) if fits else None for n, v in zip(names, found, strict=True)
+    }
+    values |= {"error": error, "fits": fits, "rows": rows}
+    if not fits:
+        return (
+            f"no line: {seen.min():.2f} to {seen.max():.2f} ms; the best one, {found[0]:.2f} ms + {found[1]:.3f} "
+            f"per operation + {found[2]:.2f} per MiB, is off by up to {error:.0%}",
+            values,
+        )
+    return (
+        f"{found[0]:.2f} ms + {found[1]:.3f} per operation + {found[2]:.2f} per MiB, off by at most {error:.0%}",
+        values,
+    )
 
 
 @experiment("parallel", "do compiles at two QoS classes overlap?", quick=False)
@@ -235,6 +263,10 @@ def precision(bench: Bench) -> Made:
     want = w["w2"] @ (z / (1 + np.exp(-z)) * (w["w3"] @ value))
     cosine = float((got * want).sum() / np.linalg.norm(got) / np.linalg.norm(want))
     error = float(np.abs(got - want).max() / np.abs(want).max())
-    same = bool((got == again).all())
+    same = bool(np.array_equal(got, again, equal_nan=True))
+    finite = float(np.isfinite(got).mean())
+    values = {"cosine": cosine, "error": error, "repeats": same, "finite": finite}
+    if finite < 1:
+        return f"{1 - finite:.0%} of the results are not finite, repeats: {same}", values
     text = f"cosine {cosine:.6f}, greatest error {error:.1e} of the greatest value, repeats: {same}"
-    return text, {"cosine": cosine, "error": error, "repeats": same}
+    return text, values
