@@ -3,9 +3,11 @@
 
     python tools/soak.py [--updates 100000] [--workers 2] [--budget 119] [--out soak.json]
 
-Every update evaluates once, steps, and so compiles two programs. With workers, this process
-never compiles: the budget of 119 is that of each worker. At the end the last output is
-compared with numpy. JSON on standard output (and in --out): restarts of this process, share
+Every update evaluates once, makes the next weights from the output, steps, and so compiles two
+programs. With workers, this process never compiles: the budget of 119 is that of each worker.
+Beside it a second process makes the same updates without workers and without a limit: the
+weights of all updates must be the same bytes (--alone: it does not). At the end the last
+output is compared with numpy. JSON on standard output (and in --out): restarts of this process, share
 of the time spent stalled, slope of the resident memory over the last 80 % of the updates,
 descriptors, threads, child processes and directories before and after. Exit status 1 when
 something grew that must not.
@@ -14,8 +16,10 @@ something grew that must not.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -95,6 +99,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
     ]
     start = {name: w.copy() for name, w in masters[0].items()}
     x = rng.standard_normal((1, CHANNELS, 1, WIDTH)).astype(np.float16)
+    weights = hashlib.blake2b()  # of all updates, in their order
     before = holdings()
     base = soft.staging_base()
     samples: list[tuple[float, int]] = []
@@ -105,13 +110,17 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
         kernels(), masters[0], staleness=args.staleness, workers=args.workers
     ) as trainer:
         trainer.surface("forward", "i00_x").write(x)
+        output = trainer.surface("forward", "o00_y")
         chain = ["forward"]
         begin = time.monotonic()
         for update in range(args.updates):
             trainer.run(chain)
             new = masters[(update + 1) % len(masters)]
+            mean = output.read().mean(dtype=np.float32)  # of the generation that is active
             for name, w in new.items():  # never the same twice: each program is a new one
                 np.add(start[name], rng.standard_normal((OUT, 1), dtype=np.float32), out=w)
+                w += np.float32(0.01) * mean
+                weights.update(w)
             stats = trainer.step(new)
             stalls[update] = stats.compile_stall_ms
             if update % max(1, args.updates // SAMPLES) == 0:
@@ -131,6 +140,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
     assert stats is not None
     closed = holdings()
     kept = samples[len(samples) // 5 :]
+    trajectory = weights.hexdigest()[:32]
     per_hour, growth = slope(kept)
     return {
         "engine": engine.label,
@@ -156,6 +166,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
             "closed": closed,
         },
         "max_abs_error_of_the_last_output": error,
+        "weights_of_all_updates": trajectory,
     }
 
 
@@ -176,6 +187,11 @@ def grown(result: dict[str, Any]) -> list[str]:
         result["rss_slope_bytes_per_hour"] > SLOPE_LIMIT
     ):
         bad.append("resident memory")
+    if (
+        result.get("weights_of_the_unlimited_run", result["weights_of_all_updates"])
+        != (result["weights_of_all_updates"])
+    ):
+        bad.append("the weights differ from the unlimited run's")
     if result["restarts"] or result["max_abs_error_of_the_last_output"] > 0.5:
         bad.append("the run")
     return bad
@@ -189,11 +205,23 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=119, help="compiles per process; 0: no limit")
     parser.add_argument("--staleness", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--alone", action="store_true", help="no unlimited run beside it")
     parser.add_argument("--progress", action="store_true", help="a line every ten seconds")
     args = parser.parse_args()
     if args.updates < 100:
         parser.error("--updates: expected 100 or more")
+    beside = None
+    if not args.alone:
+        flags = ["--updates", str(args.updates), "--staleness", str(args.staleness)]
+        beside = subprocess.Popen(
+            [sys.executable, __file__, *flags, "--workers", "0", "--budget", "0", "--alone"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     result = soak(args)
+    if beside is not None:
+        said = beside.communicate()[0]
+        result["weights_of_the_unlimited_run"] = json.loads(said)["weights_of_all_updates"]
     result["grown"] = grown(result)
     text = json.dumps(result, indent=2)
     print(text)

@@ -171,3 +171,53 @@ def test_a_stopped_trainer_is_alive(base: Path) -> None:
             os.kill(stopped.process.pid, signal.SIGCONT)
         assert stopped.end() == 0
     assert empty(base), os.listdir(base)
+
+
+HOLDER = """
+import os, sys
+import ane_native as ane
+from ane_native import soft
+ane.Engine()
+print(soft.staging_base(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def holder() -> tuple[subprocess.Popen[str], Path]:
+    """A process with a base of its own, and no workers."""
+    environment = {k: v for k, v in os.environ.items() if k != "SOFTANE_STAGING"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER],
+        env={**environment, "PYTHONPATH": str(TESTS.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_base_lives_as_long_as_its_process_whatever_its_number(tmp_path: Path) -> None:
+    stopped, kept = holder()
+    killed, left = holder()
+    # as if a living process had the number of a dead one
+    reused = kept.with_name(f"ane_native-{os.getuid()}-{os.getpid()}.{os.getpid()}")
+    try:
+        os.kill(stopped.pid, signal.SIGSTOP)
+        killed.kill()
+        killed.wait()
+        assert left.is_dir()
+        reused.mkdir()
+        (reused / ".alive").touch()
+        other, base = holder()  # removes what is left of the dead
+        other.communicate("\n")
+        assert not base.exists()
+        assert not left.exists()
+        assert not reused.exists()
+        assert kept.is_dir()
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+        stopped.communicate("\n")
+        if reused.exists():
+            reused.rmdir()
+    assert not kept.exists()
