@@ -17,7 +17,10 @@
  * of another namespace deceives. A lock of a .lease file is held for microseconds (over
  * the unload: milliseconds), and records are only believed, written and removed under it.
  * Files are unlinked under their lock; who then gets a lock on a file without a name
- * looks again. Plain C; knows no engine. */
+ * looks again.
+ *
+ * In a base that belongs to this process (and its workers) alone nobody else is to be
+ * told: holds are counted in memory, and there is nothing to lock. Plain C; knows no engine. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -58,13 +61,22 @@ typedef struct Owner {
 
 struct AneLease {
     int refs; /* atomic */
-    const Owner *owner;
+    const Owner *owner; /* NULL: in our own base */
     uint64_t number;
     char *directory;
 };
 
-static pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER;
+/* A directory in our own base. */
+typedef struct Hold {
+    struct Hold *next;
+    int count;
+    char directory[];
+} Hold;
+
+static pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
 static Owner *g_owners;
+static char g_own[PATH_CAP]; /* our own base, "": none */
+static Hold *g_holds;
 static uint64_t g_number;
 
 /* ============================== Names ===================================== */
@@ -102,6 +114,84 @@ static bool split(const char *directory, char base[PATH_CAP], const char **ident
 static bool join(char out[PATH_CAP], const char *folder, const char *name, const char *suffix) {
     int n = snprintf(out, PATH_CAP, "%s/%s%s", folder, name, suffix);
     return n > 0 && n < PATH_CAP;
+}
+
+/* ============================== Our own base ============================== */
+
+int ane_engine_own_base(const char *base, AneError *err) {
+    int status = ane_guard(err);
+    if (status != ANE_OK)
+        return status;
+    size_t n = base ? strlen(base) : 0;
+    if (n == 0 || n >= PATH_CAP || base[0] != '/')
+        return ane_error_set(err, ANE_E_ARG, "a staging base: expected an absolute path of at most %d bytes", PATH_CAP - 1);
+    pthread_mutex_lock(&g_lock);
+    memcpy(g_own, base, n + 1);
+    pthread_mutex_unlock(&g_lock);
+    return ANE_OK;
+}
+
+/* Under the lock. */
+static bool is_own_locked(const char *directory) {
+    size_t n = strlen(g_own);
+    return n && strncmp(directory, g_own, n) == 0 && directory[n] == '/' && !strchr(directory + n + 1, '/');
+}
+
+static bool is_own(const char *directory) {
+    pthread_mutex_lock(&g_lock);
+    bool own = is_own_locked(directory);
+    pthread_mutex_unlock(&g_lock);
+    return own;
+}
+
+static Hold **find_hold_locked(const char *directory) {
+    Hold **at = &g_holds;
+    while (*at && strcmp((*at)->directory, directory) != 0)
+        at = &(*at)->next;
+    return at;
+}
+
+/* ANE_SKIP: it lies elsewhere. */
+static int take_own(const char *directory) {
+    int status = ANE_SKIP;
+    pthread_mutex_lock(&g_lock);
+    if (is_own_locked(directory)) {
+        Hold *h = *find_hold_locked(directory);
+        size_t n = strlen(directory) + 1;
+        if (!h && (h = calloc(1, sizeof *h + n))) {
+            memcpy(h->directory, directory, n);
+            h->next = g_holds;
+            g_holds = h;
+        }
+        if (h)
+            h->count++;
+        status = h ? ANE_OK : ANE_E_MEMORY;
+    }
+    pthread_mutex_unlock(&g_lock);
+    return status;
+}
+
+static void give_back_own(const char *directory) {
+    pthread_mutex_lock(&g_lock);
+    Hold **at = find_hold_locked(directory), *h = *at;
+    if (h && --h->count == 0) {
+        *at = h->next;
+        free(h);
+        if (access(directory, F_OK) == 0) /* under the lock: somebody may be about to stage there */
+            ane_remove_tree(directory);
+    }
+    pthread_mutex_unlock(&g_lock);
+}
+
+/* False: it lies elsewhere. */
+static bool others_own(const char *directory, int *others) {
+    pthread_mutex_lock(&g_lock);
+    bool own = is_own_locked(directory);
+    const Hold *h = own ? *find_hold_locked(directory) : NULL;
+    if (own)
+        *others = h ? h->count - 1 : 0;
+    pthread_mutex_unlock(&g_lock);
+    return own;
 }
 
 /* ============================== Locks ===================================== */
@@ -311,6 +401,9 @@ int ane_lease_lock(const char *directory, int *others) {
     char base[PATH_CAP], folder[PATH_CAP];
     const char *identity;
     off_t mine, blank;
+    if (others_own(directory, others))
+        return -1;
+    *others = 1;
     int fd = open_locked(directory, ".lease", true, LOCK_MS, NULL, NULL);
     if (fd < 0)
         return -1;
@@ -324,9 +417,9 @@ int ane_lease_lock(const char *directory, int *others) {
 }
 
 int ane_lease_others(const char *directory) {
-    int others = 1, fd = ane_lease_lock(directory, &others);
-    ane_lease_unlock(fd);
-    return fd < 0 ? 1 : others;
+    int others;
+    ane_lease_unlock(ane_lease_lock(directory, &others));
+    return others;
 }
 
 /* ============================== Holds ===================================== */
@@ -335,12 +428,20 @@ int ane_lease_take(const char *directory, AneLease **out, AneError *err) {
     char base[PATH_CAP], folder[PATH_CAP], record[RECORD + 1];
     const char *identity = NULL;
     off_t mine, blank;
-    const Owner *o = split(directory, base, &identity) ? owner_of(base) : NULL;
-    AneLease *l = o ? calloc(1, sizeof *l) : NULL;
-    if (o && (!l || !(l->directory = strdup(directory)))) {
+    AneLease *l = calloc(1, sizeof *l);
+    int own = l && (l->directory = strdup(directory)) ? take_own(directory) : ANE_E_MEMORY;
+    if (own == ANE_E_MEMORY) {
+        if (l)
+            free(l->directory);
         free(l);
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for a staging directory");
     }
+    if (own == ANE_OK) {
+        l->refs = 1;
+        *out = l;
+        return ANE_OK;
+    }
+    const Owner *o = split(directory, base, &identity) ? owner_of(base) : NULL;
     int fd = o ? open_locked(directory, ".lease", true, LOCK_MS, NULL, NULL) : -1;
     if (fd >= 0 && folder_of(base, false, folder)) {
         l->refs = 1;
@@ -361,8 +462,7 @@ int ane_lease_take(const char *directory, AneLease **out, AneError *err) {
     }
     int status = ane_error_set(err, ANE_E_IO, "cannot note the use of staging directory %s: %s", directory, strerror(errno));
     ane_lease_unlock(fd);
-    if (l)
-        free(l->directory);
+    free(l->directory);
     free(l);
     return status;
 }
@@ -395,7 +495,10 @@ static void give_back(const AneLease *l) {
 void ane_lease_release(AneLease *l) {
     if (!l || __atomic_sub_fetch(&l->refs, 1, __ATOMIC_ACQ_REL) != 0)
         return;
-    give_back(l);
+    if (l->owner)
+        give_back(l);
+    else
+        give_back_own(l->directory);
     free(l->directory);
     free(l);
 }
@@ -404,6 +507,9 @@ void ane_lease_release(AneLease *l) {
 
 int ane_lease_work(const char *directory, int32_t ms, bool (*stop)(void *), void *context, int *out, AneError *err) {
     char who[32] = "";
+    *out = -1;
+    if (is_own(directory))
+        return ANE_OK;
     int fd = open_locked(directory, ".work", true, ms, stop, context);
     *out = fd;
     if (fd >= 0) {

@@ -14,10 +14,11 @@ void ane_lease_retain(AneLease *l);
 /* The last holder of all processes removes the directory. NULL is fine. */
 void ane_lease_release(AneLease *l);
 
-/* Nobody else may take or release a hold until the unlock. Returns a descriptor, -1: not to be
- * had. *others: holds of the living beside one, which is the caller's (or its trainer's). */
+/* Nobody else may take or release a hold until the unlock. Returns a descriptor; -1: there is nobody
+ * to lock out (our own base), or it is not to be had. *others: holds of the living beside one,
+ * which is the caller's (or its trainer's); 1 when it is not known. */
 int ane_lease_lock(const char *directory, int *others);
-/* The same for a look; 1 when it is not known. */
+/* The same for a look. */
 int ane_lease_others(const char *directory);
 
 /* Alone among the processes that stage, compile, load or unload there, for at most `ms` of waiting;

@@ -404,7 +404,7 @@ static int compile_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *c
  * what we wrote goes; the compiled files must stay (measured: ddalcu/mlx-serve). */
 static void drop_sources(AneProgram *p) {
     char path[4096];
-    int others = 1, lock = p->lease ? ane_lease_lock(p->directory, &others) : -1;
+    int others, lock = ane_lease_lock(p->directory, &others);
     for (NSString *file in p->files) /* another process may be about to compile what lies there */
         if (others == 0 &&
             snprintf(path, sizeof path, "%s/%s", p->directory, [file UTF8String] + strlen("@model_path/")) < (int)sizeof path)

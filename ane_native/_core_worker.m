@@ -228,6 +228,8 @@ int ane_worker_main(int32_t fd, const char *engine, int64_t owner, const char *r
     w->fd = fd;
     w->owner = (pid_t)owner;
     w->reap = reap && *reap ? reap : NULL;
+    if (w->reap && ane_engine_own_base(w->reap, NULL) != ANE_OK)
+        return EXIT_BAD;
     if (pthread_create(&thread, NULL, watch, w) != 0)
         return EXIT_BAD;
     pthread_detach(thread);

@@ -126,6 +126,10 @@ class Engine:
             if status == _native.core().lib.ANE_E_STATE:
                 raise EngineOpenError(_native.core().ffi.string(error.text).decode())
             _native.check(status, error)
+            base = soft.staging_base() if self.name.startswith("softane") else None
+            if base is not None:
+                own = _native.core().lib.ane_engine_own_base(os.fsencode(base), error)
+                _native.check(own, error)
             Engine._opened = path
             Engine.refresh_limit()
 

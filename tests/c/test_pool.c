@@ -106,7 +106,9 @@ static void work(const AneJobMessage *m, int fd, AneAnswer *a) {
     ane_segment_release(s);
 }
 
-static int be_worker(void) {
+static int be_worker(const char *own) {
+    if (own)
+        CHECK(ane_engine_own_base(own, NULL) == ANE_OK);
     uint64_t r = (uint64_t)getpid() * 7919 + ane_now_ns();
     AneAnswer a = {.magic = ANE_WIRE_MAGIC};
     signal(SIGPIPE, SIG_IGN);
@@ -241,8 +243,8 @@ static int descriptors(void) {
 }
 
 /* One pool from making to closing. `cut`: it is closed amid the work. */
-static void round_of(const char *self, const char *base, int jobs, uint64_t *r, bool cut) {
-    const char *argv[] = {self, "worker", NULL};
+static void round_of(const char *self, const char *base, bool own, int jobs, uint64_t *r, bool cut) {
+    const char *argv[] = {self, "worker", own ? base : NULL, NULL};
     AnePoolOptions o = {.argv = argv,
                         .env = (const char *const *)environ,
                         .workers = 3,
@@ -396,8 +398,8 @@ static int left_in(const char *base) {
 int main(int argc, char **argv) {
     int jobs = 200;
     uint64_t seed = 1;
-    if (argc == 2 && strcmp(argv[1], "worker") == 0)
-        return be_worker();
+    if (argc >= 2 && strcmp(argv[1], "worker") == 0)
+        return be_worker(argc > 2 ? argv[2] : NULL);
     if (argc == 3 && strcmp(argv[1], "hold") == 0) {
         seed = (uint64_t)getpid() * 31 + ane_now_ns();
         hold(argv[2], &seed, 0, true);
@@ -419,10 +421,15 @@ int main(int argc, char **argv) {
     snprintf(first, sizeof first, "%s/first", base);
     CHECK(ane_lease_take(first, &l, &err) == ANE_OK);
     ane_lease_release(l);
+    char own[] = "/tmp/test_pool.XXXXXX";
+    if (!mkdtemp(own))
+        return 1;
+    CHECK(ane_engine_own_base(own, &err) == ANE_OK);
     for (int i = 0; i < ROUNDS; i++)
-        round_of(argv[0], base, jobs / ROUNDS, &seed, i % 2 == 1);
-    ane_lease_reap(base); /* what killed workers left under leases that have gone */
+        round_of(argv[0], i < 2 ? base : own, i >= 2, jobs / ROUNDS, &seed, i % 2 == 1);
     CHECK(left_in(base) == 0);
+    CHECK(left_in(own) == 0);
+    ane_remove_tree(own);
     leases(argv[0], base, jobs, &seed);
     CHECK(left_in(base) == 0);
     ane_remove_tree(base);
