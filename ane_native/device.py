@@ -61,13 +61,17 @@ def figures(engine: Engine | None = None) -> tuple[str, dict[str, Figure]]:
     about = engine.info()
     known: dict[str, Figure] = {}
     if engine.software:
-        name = profile_of(str(about["profile"]))
-        lines = soft.get("profile.values").splitlines()
-        for line in lines:
+        given = str(about["profile"])
+        name = given if given in PROFILES else "default"  # a file is no row of the table
+        for line in soft.get("profile.values").splitlines():
             found = re.match(r"(\w+) = ([0-9.]+)\s+# (\S+)", line)
-            if found and found[1] in PROFILES["default"]:
-                source = "softane setting" if found[3] == "set" else soft.get(f"source.{found[1]}")
-                known[found[1]] = Figure(float(found[2]), source)
+            if not found or found[1] not in PROFILES["default"]:
+                continue
+            if found[3] == "set":
+                known[found[1]] = Figure(float(found[2]), "softane setting")
+            elif given not in PROFILES:
+                source = soft.get(f"source.{found[1]}").removeprefix("source: ")
+                known[found[1]] = Figure(float(found[2]), f"{given}: {source}")
     else:
         name = profile_of(str(about.get("chip", "")))
     report = probe.find(engine)

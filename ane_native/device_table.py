@@ -52,8 +52,14 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
             0,
             "fitted to 60 kernels (7.1-8.5 s, maderix/ANE benchmarks/community_results.json) and two fused forwards (#24), 25 % either way",
         ),
-        "op_ms": (3.4, "same fit"),
-        "mib_ms": (15, "same fit"),
+        "op_ms": (
+            3.4,
+            "fitted to 60 kernels (7.1-8.5 s, maderix/ANE benchmarks/community_results.json) and two fused forwards (#24), 25 % either way",
+        ),
+        "mib_ms": (
+            15,
+            "fitted to 60 kernels (7.1-8.5 s, maderix/ANE benchmarks/community_results.json) and two fused forwards (#24), 25 % either way",
+        ),
         "floor_ms": (0.2, "measured 0.18-0.22 ms, ANEForge bench"),
         "tflops": (
             1.6,
@@ -84,8 +90,14 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
             20,
             "fitted to 60 kernels in 3684-3861 ms, dev-erik/ANE benchmarks, 25 % either way",
         ),
-        "op_ms": (0.7, "same fit"),
-        "mib_ms": (5.6, "same fit"),
+        "op_ms": (
+            0.7,
+            "fitted to 60 kernels in 3684-3861 ms, dev-erik/ANE benchmarks, 25 % either way",
+        ),
+        "mib_ms": (
+            5.6,
+            "fitted to 60 kernels in 3684-3861 ms, dev-erik/ANE benchmarks, 25 % either way",
+        ),
         "floor_ms": (0.15, "derived from the forward pass, dev-erik/ANE benchmarks"),
         "tflops": (5.8, "derived, forward pass of 10-15.9 ms gives 4.5-7.2; the middle"),
         "gbytes_s": (40, "derived, as m1"),
@@ -98,8 +110,14 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
             22,
             "fitted to 60 kernels in 3531 ms, maderix/ANE benchmarks/community_results.json, 25 % either way",
         ),
-        "op_ms": (0.9, "same fit"),
-        "mib_ms": (3.9, "same fit"),
+        "op_ms": (
+            0.9,
+            "fitted to 60 kernels in 3531 ms, maderix/ANE benchmarks/community_results.json, 25 % either way",
+        ),
+        "mib_ms": (
+            3.9,
+            "fitted to 60 kernels in 3531 ms, maderix/ANE benchmarks/community_results.json, 25 % either way",
+        ),
         "floor_ms": (
             0.15,
             "derived; 0.09-0.23 ms measured, dev-erik/ANE docs/ANE_CHAINING_RESEARCH.md",
@@ -118,8 +136,14 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
             22,
             "fitted to 60 kernels in 3465 ms, maderix/ANE benchmarks/community_results.json, 25 % either way",
         ),
-        "op_ms": (0.75, "same fit"),
-        "mib_ms": (4.3, "same fit"),
+        "op_ms": (
+            0.75,
+            "fitted to 60 kernels in 3465 ms, maderix/ANE benchmarks/community_results.json, 25 % either way",
+        ),
+        "mib_ms": (
+            4.3,
+            "fitted to 60 kernels in 3465 ms, maderix/ANE benchmarks/community_results.json, 25 % either way",
+        ),
         "floor_ms": (0.12, "as m4"),
         "tflops": (7.6, "derived, forward pass of 8.9 ms, community_results.json"),
         "gbytes_s": (80, "as m4"),
@@ -132,8 +156,14 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
             22,
             "fitted to 60 kernels in 3248-3385 ms (maderix/ANE #3) and single convolutions of 23-29 ms (PR #23), 25 % either way",
         ),
-        "op_ms": (0.75, "same fit"),
-        "mib_ms": (3.9, "same fit"),
+        "op_ms": (
+            0.75,
+            "fitted to 60 kernels in 3248-3385 ms (maderix/ANE #3) and single convolutions of 23-29 ms (PR #23), 25 % either way",
+        ),
+        "mib_ms": (
+            3.9,
+            "fitted to 60 kernels in 3248-3385 ms (maderix/ANE #3) and single convolutions of 23-29 ms (PR #23), 25 % either way",
+        ),
         "floor_ms": (0.12, "derived; 0.189 ms measured with a convolution, maderix/ANE PR #23"),
         "tflops": (6.8, "derived, forward pass of 9.6 ms, maderix/ANE #3"),
         "gbytes_s": (
@@ -149,8 +179,14 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
             11,
             "fitted to 60 kernels in 3200-3633 ms (maderix/ANE PR #48) and single convolutions of 11-14 ms (m5result.md), 25 % either way",
         ),
-        "op_ms": (0.9, "same fit"),
-        "mib_ms": (5.5, "same fit"),
+        "op_ms": (
+            0.9,
+            "fitted to 60 kernels in 3200-3633 ms (maderix/ANE PR #48) and single convolutions of 11-14 ms (m5result.md), 25 % either way",
+        ),
+        "mib_ms": (
+            5.5,
+            "fitted to 60 kernels in 3200-3633 ms (maderix/ANE PR #48) and single convolutions of 11-14 ms (m5result.md), 25 % either way",
+        ),
         "floor_ms": (0.08, "measured, 0.06-0.11 ms, m5result.md"),
         "tflops": (
             6.1,

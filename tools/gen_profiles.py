@@ -41,14 +41,16 @@ PROFILES: dict[str, dict[str, tuple[float, str]]] = {
 def pairs(path: Path) -> dict[str, tuple[float, str]]:
     """Key -> (value, source) of those the planner reads."""
     made = {}
+    before = ""
     for line in path.read_text(encoding="utf-8").splitlines():
         text, _, note = line.partition("#")
         key, equals, value = (part.strip() for part in text.partition("="))
         if equals and key in KEYS:
-            number = float(value)
+            number, source = float(value), note.strip().removeprefix("source: ")
+            before = before if source == "same fit" else source
             made[key] = (
                 int(number) if number == int(number) else number,
-                note.strip().removeprefix("source: "),
+                before,
             )
     return made
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,17 @@ def test_settings_of_softane_are_the_limits_here() -> None:
         limits, cost = device.here()
         assert (limits.width, limits.kernel_width, cost.op_ms) == (16384, 13, 3.4)
         assert "maderix" in cost.sources["op_ms"]
+    soft.set("profile", None)
+
+
+@software
+def test_a_profile_of_a_file_has_its_own_sources(tmp_path: Path) -> None:
+    path = tmp_path / "mine.profile"
+    path.write_text("max_width = 512   # source: measured, me\n")
+    with soft.using(profile=path):
+        limits, _ = device.here()
+        assert limits.width == 512
+        assert limits.sources["width"] == f"{path}: measured, me"
     soft.set("profile", None)
 
 
