@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ane_native.autodiff_base import Back, pads, win
+from ane_native.autodiff_base import Back, along, pads, win
 from ane_native.mil import Graph, Value
 from ane_native.mil_rules import Window
 
@@ -177,11 +177,28 @@ def _spread(g: Graph, dy: Value, weight: Any, area: Window, shape: Sequence[int]
     )
 
 
+def _spread_evenly(g: Graph, dy: Value, area: Window, shape: Sequence[int]) -> Value:
+    """Every dy to all elements of its window. Rank 5 has no transposed convolution: there axis by
+    axis, by a product with the matrix that says which window holds which element."""
+    if len(shape) < 5:
+        return _spread(g, dy, np.ones((shape[1], 1, *area.kernel)), area, shape)
+    for i in range(3):
+        matrix = sum(_place(area, i, k) for k in range(area.kernel[i]))
+        dy = along(g, dy, 2 + i, np.asarray(matrix).T)
+    return dy
+
+
+def _place(area: Window, i: int, tap: int) -> Any:
+    """[out, in]: 1 where window `out` has element `in` of axis `i` at place `tap`."""
+    made = np.zeros((area.size_out[i], area.size_in[i]))
+    at = np.arange(area.size_out[i]) * area.stride[i] - area.before[i] + tap * area.dilation[i]
+    inside = (at >= 0) & (at < area.size_in[i])
+    made[np.flatnonzero(inside), at[inside]] = 1
+    return made
+
+
 def avg_pool_back(b: Back) -> None:
     g, x, dy, area = b.g, b.x, b.dy, win(b)
-    if x.ndim > 4:
-        b.fail("rank 5 has no transposed convolution")
-    ones = np.ones((x.shape[1], 1, *area.kernel))
 
     def scale() -> Value:
         counts = np.ones(area.size_out)
@@ -195,20 +212,20 @@ def avg_pool_back(b: Back) -> None:
         share = np.where(counts > 0, 1.0 / np.maximum(counts, 1), 0.0)  # a window may be empty
         return g.const(share.reshape((1, 1, *area.size_out)))
 
-    b.put("x", lambda: _spread(g, dy * scale(), ones, area, x.shape))
+    b.put("x", lambda: _spread_evenly(g, dy * scale(), area, x.shape))
 
 
 def l2_pool_back(b: Back) -> None:
     g, x, y, dy, area = b.g, b.x, b.y, b.dy, win(b)
-    ones = np.ones((x.shape[1], 1, *area.kernel))
-    b.put("x", lambda: x * _spread(g, dy / y, ones, area, x.shape))
+    b.put("x", lambda: x * _spread_evenly(g, dy / y, area, x.shape))
 
 
 def max_pool_back(b: Back) -> None:
     """Ties share alike. One-hot kernels take the elements of each window apart."""
     g, x, y, dy, area = b.g, b.x, b.y, b.dy, win(b)
     if x.ndim > 4:
-        b.fail("rank 5 has no transposed convolution")
+        b.put("x", lambda: _max_pool_by_taps(b, area))
+        return
     channels, taps = x.shape[1], math.prod(area.kernel)
     one_hot = np.tile(np.eye(taps).reshape(taps, 1, *area.kernel), (channels, *(1,) * (x.ndim - 1)))
     n, size = x.shape[0], area.size_out
@@ -226,8 +243,43 @@ def max_pool_back(b: Back) -> None:
         flat = (n, channels, taps, math.prod(size))
         top = (n, channels, 1, math.prod(size))
         hit = g.cast(g.equal(g.reshape(apart, flat), g.reshape(y, top)), "fp16")
-        share = g.reshape(dy, top) / g.reduce_sum(hit, (2,), keep_dims=True)
+        count = g.reduce_sum(hit, (2,), keep_dims=True)
+        share = g.reshape(dy, top) / g.maximum(count, 1.0)  # a window may be empty
         parts = g.reshape(hit * share, (n, channels * taps, *size))
         return _spread(g, parts, one_hot, area, x.shape)
 
     b.put("x", dx)
+
+
+def _max_pool_by_taps(b: Back, area: Window) -> Value:
+    """The same without convolutions: one place of all windows at a time."""
+    g, x, y, dy = b.g, b.x, b.y, b.dy
+    reach = [
+        max(0, (o - 1) * s + k - i - b0)
+        for o, s, k, i, b0 in zip(
+            area.size_out, area.stride, area.kernel, area.size_in, area.before, strict=True
+        )
+    ]
+    edge = [m for pair in zip(area.before, reach, strict=True) for m in pair]
+    wide = g.pad(x, edge, constant_val=-30000.0) if any(edge) else x
+    hits = []
+    for offset in np.ndindex(*area.kernel):
+        end = [
+            o + (n - 1) * s + 1 for o, n, s in zip(offset, area.size_out, area.stride, strict=True)
+        ]
+        at = g.slice_by_index(
+            wide, (0, 0, *offset), (*x.shape[:2], *end), stride=(1, 1, *area.stride)
+        )
+        hits.append((offset, g.cast(g.equal(at, y), "fp16")))
+    count = hits[0][1]
+    for _, hit in hits[1:]:
+        count = count + hit
+    share = dy / g.maximum(count, 1.0)  # a window may be empty
+    total: Value | None = None
+    for offset, hit in hits:
+        part = hit * share
+        for i, tap in enumerate(offset):
+            part = along(g, part, 2 + i, _place(area, i, tap).T)
+        total = part if total is None else total + part
+    assert total is not None
+    return total

@@ -47,6 +47,13 @@ from ane_native.autodiff_product import (
     matmul_back,
     max_pool_back,
 )
+from ane_native.autodiff_quantised import (
+    affine_back,
+    blockwise_back,
+    compressed_cast_back,
+    lut_back,
+    sparse_back,
+)
 from ane_native.autodiff_shape import (
     band_back,
     concat_back,
@@ -176,7 +183,10 @@ RULES: dict[str, Rule] = {
         resize_back,
     ),
     **{"gather": gather_back, "gather_along_axis": gather_along_back, "gather_nd": gather_nd_back},
-    **{"topk": topk_back, "band_part": band_back},
+    **{"topk": topk_back, "band_part": band_back, "dequantize": affine_back},
+    **{"constexpr_affine_dequantize": affine_back, "constexpr_cast": compressed_cast_back},
+    **{"constexpr_blockwise_shift_scale": blockwise_back},
+    **{"constexpr_lut_to_dense": lut_back, "constexpr_sparse_to_dense": sparse_back},
 }
 """Operation -> how adjoints go back through it."""
 
@@ -192,13 +202,5 @@ NOT_DIFFERENTIABLE: dict[str, str] = {
     **dict.fromkeys(("reduce_argmax", "reduce_argmin", "argsort"), "the results are indices"),
     **dict.fromkeys(("one_hot", "fill", "fill_like", "range_1d"), "no operand it varies with"),
     "quantize": "the results are whole numbers",
-    "dequantize": "the operands are whole numbers",
-    **dict.fromkeys(
-        (
-            *("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale"),
-            *("constexpr_lut_to_dense", "constexpr_sparse_to_dense", "constexpr_cast"),
-        ),
-        "a compressed constant is made before a run",
-    ),
 }
 """Operation -> why it has no derivative."""

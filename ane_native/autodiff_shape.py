@@ -244,18 +244,22 @@ def gather_along_back(b: Back) -> None:
 
 def gather_nd_back(b: Back) -> None:
     g, x = b.g, b.x
-    if b.p("batch_dims", 0):
-        b.fail("batch_dims above 0")
+    lead = b.p("batch_dims", 0)
 
     def dx() -> Value:
         index = _indices(b)
         named = index.shape[-1]
-        flat = np.ravel_multi_index(
-            tuple(np.moveaxis(index % np.array(x.shape[:named]), -1, 0)), x.shape[:named]
-        )
-        rows = math.prod(x.shape[:named])
-        v = g.reshape(b.dy, (flat.size, x.size // rows))
-        return g.reshape(along(g, v, 0, picks(flat, rows).T), x.shape)
+        sizes, batch = x.shape[lead : lead + named], x.shape[:lead]
+        inside = np.moveaxis(index % np.array(sizes), -1, 0)
+        flat = np.ravel_multi_index(tuple(inside), sizes)
+        rows, groups = math.prod(sizes), math.prod(batch)
+        if not lead:
+            v = g.reshape(b.dy, (flat.size, x.size // rows))
+            return g.reshape(along(g, v, 0, picks(flat, rows).T), x.shape)
+        flat = flat.reshape(groups, -1)
+        hot = g.const(np.eye(rows)[flat])  # [groups, picked, rows]
+        v = g.reshape(b.dy, (groups, flat.shape[1], x.size // rows // groups))
+        return g.reshape(g.matmul(hot, v, transpose_x=True), x.shape)
 
     b.put("x", dx)
 

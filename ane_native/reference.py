@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ane_native import reference_quantised
 from ane_native.autodiff_shape import resampling
 from ane_native.mil import Graph, Statement
 from ane_native.mil_ops import DTYPES
@@ -363,7 +364,13 @@ def _gather(s: Statement, a: dict[str, Any]) -> Array:
         return np.take(a["x"], index, axis=_p(s, "axis", 0))
     if s.op == "gather_along_axis":
         return np.take_along_axis(a["x"], index, axis=_p(s, "axis", 0))
-    return np.asarray(a["x"][tuple(np.moveaxis(index, -1, 0))])
+    lead = _p(s, "batch_dims", 0)
+    if not lead:
+        return np.asarray(a["x"][tuple(np.moveaxis(index, -1, 0))])
+    made = [
+        a["x"][at][tuple(np.moveaxis(index[at], -1, 0))] for at in np.ndindex(*index.shape[:lead])
+    ]
+    return np.stack(made).reshape(s.results[0].shape)
 
 
 def _band(s: Statement, a: dict[str, Any]) -> Array:
@@ -479,6 +486,7 @@ OPERATIONS: dict[str, Op] = {
     **{"gather": _gather, "gather_along_axis": _gather, "gather_nd": _gather},
     "fill": lambda s, a: np.full(s.results[0].shape, _p(s, "value")),
     "fill_like": lambda s, a: np.full(s.results[0].shape, _p(s, "value")),
+    **reference_quantised.OPERATIONS,
     "range_1d": lambda s, a: _p(s, "start") + np.arange(s.results[0].shape[0]) * _p(s, "step"),
 }
 """Operation -> what it computes."""

@@ -134,5 +134,7 @@ def worst(got: dict[str, Array], want: dict[str, list[tuple[int, float]]]) -> fl
             continue
         scale = max(1.0, *(abs(v) for _, v in pairs))
         flat = got[name].reshape(-1)
-        most = max(most, *(abs(flat[i] - v) / scale for i, v in pairs))
+        errors = [abs(flat[i] - v) / scale for i, v in pairs]
+        assert np.isfinite(errors).all(), f"{name}: not finite"
+        most = max(most, *errors)
     return most
