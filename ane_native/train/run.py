@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ane_native import generate, report, restart
 from ane_native.checkpoint import Checkpoint, load_checkpoint
 from ane_native.data import Corpus, WindowSampler, fixed_windows
 from ane_native.engine import Engine
-from ane_native.errors import BudgetExhausted, EngineError
+from ane_native.errors import BudgetExhausted, EngineError, ProgramLostError
 from ane_native.loggers import open_loggers
 from ane_native.metrics import MetricsLog
 from ane_native.microstep import MicroStep
@@ -275,8 +276,7 @@ class Run:
         every = self.config.valid_every
         last = self.done == self.config.updates
         if begun is None or last or (every and self.done % every == 0):
-            with self.trace.main("validation"):
-                valid = self.step.evaluate(self.valid)
+            valid = self._validate()
         now = time.monotonic_ns()
         ready_ms = (now - begin_ns) / 1e6
         first = {"kind": "start", "update": self.done, "valid_loss": valid, "ready_ms": ready_ms}
@@ -312,8 +312,7 @@ class Run:
             every = self.config.valid_every
             record["valid_loss"] = None
             if last or (every and self.done % every == 0):
-                with self.trace.main("validation"):
-                    record["valid_loss"] = self.step.evaluate(self.valid)
+                record["valid_loss"] = self._validate()
             self._drain()
             self._keep(record)
             if self.config.save_every and self.done % self.config.save_every == 0 and not last:
@@ -333,17 +332,54 @@ class Run:
                 if self.stop.requested:
                     self.boundary.cancel()
                     return None
+        except ProgramLostError:
+            self.boundary.cancel()
+            raise
         except BaseException:
             self.boundary.abandon()
             raise
         return float(np.mean(losses))
+
+    def _rebuild(self, windows: dict[str, Any], tried: int, lost: ProgramLostError) -> None:
+        """The engine lost the programs in use, as when its daemon restarts: others are made of the
+        newest masters, and what was under way begins again at `windows`. Sets from before it
+        happened may still be installed on the way, one for each step of staleness."""
+        if tried == TRIES + (self.config.staleness or 0):
+            self._give_up()
+            raise lost
+        self.progress.say(
+            f"update {self.done + 1}: the engine lost its programs; new ones are made"
+        )
+        self.boundary.settle()
+        self.optimizer.zero_grads()
+        self.sampler.load_state_dict(windows)
+        try:
+            self._submit_newest()
+        except BudgetExhausted as spent:
+            self._restart(spent)
+
+    def _validate(self) -> float:
+        """Loss on the validation windows, between two batches."""
+        for tried in itertools.count():
+            try:
+                with self.trace.main("validation"):
+                    return self.step.evaluate(self.valid)
+            except ProgramLostError as lost:
+                self._rebuild(self.sampler.state_dict(), tried, lost)
+        raise AssertionError
 
     def _update(self) -> dict[str, Any] | None:
         """One batch and its boundary; the record of it. None when Ctrl-C came."""
         begin = time.monotonic_ns()
         self.step.gradients = self.optimizer.gradients
         lr = self.schedule(self.done)
-        loss = self._batch(lr)
+        windows, loss = self.sampler.state_dict(), None
+        for tried in itertools.count():
+            try:
+                loss = self._batch(lr)
+                break
+            except ProgramLostError as lost:
+                self._rebuild(windows, tried, lost)
         if loss is None:
             self.optimizer.zero_grads()
             return None

@@ -448,6 +448,21 @@ def test_a_generation_that_fails_is_said_and_training_goes_on(tmp_path: Path) ->
 
 
 @software
+@pytest.mark.parametrize("after", [30, 75])
+@pytest.mark.parametrize("more", [(), ("--update", "foreground"), ("--staleness", "0")])
+def test_an_engine_that_loses_its_programs_costs_a_batch(
+    more: tuple[str, ...], after: int, tmp_path: Path
+) -> None:
+    """At the first validation, and in the middle."""
+    point = f"device.gone={after}*off->1*return->off"
+    done = run(*TINY, *more, cwd=tmp_path, ANE_FAILPOINTS=point)
+    assert "the engine lost its programs; new ones are made" in done.stdout
+    records = lines(tmp_path / "runs" / "tiny")
+    assert [r["update"] for r in records if r["kind"] == "update"] == [1, 2, 3, 4, 5, 6]
+    assert last(tmp_path / "runs" / "tiny").exists()
+
+
+@software
 def test_a_compiler_that_keeps_failing_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     done = run(*TINY, cwd=tmp_path, code=1, ANE_FAILPOINTS="facade.compile=25*off->return")
     assert "giving up after 3 failures" in done.stdout
