@@ -121,40 +121,36 @@ POLICIES = {"synchronous": "synchronous", "1": "staleness 1", "when ready": "PR 
 def main() -> int:
     """Measure and print the table."""
     sys.path.insert(0, str(Path(__file__).parent))
-    from map_sleep import measure
+    from map_sleep import measure_all
 
     parser = argparse.ArgumentParser(description="Stall of three policies on a chip's timing.")
     parser.add_argument("--chip", default="m4")
     parser.add_argument("--micro-steps", type=int, nargs="+", default=[10, 24])
     parser.add_argument("--unpacked", action="store_true", help="60 programs instead of about ten")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all times, see map_sleep.py")
+    parser.add_argument("--jobs", type=int, default=6, help="rows at once; they sleep")
     args = parser.parse_args()
+    case = {"chip": args.chip, "packed": not args.unpacked, "workers": 0, "scale": args.scale}
+    cases = [{**case, "accumulate": n, "policy": p} for n in args.micro_steps for p in POLICIES]
+    print(f"{args.chip}, ms of its profile, {'60 programs' if args.unpacked else 'packed'}")
+    columns = {
+        "micro-steps": 11, "policy": 19, "train": 8, "compile": 8, "batch": 8, "batch / longer": 14,
+        "stall p50": 9, "p99": 8, "staleness": 9, "asked": 7,
+    }  # fmt: skip
+    print("  ".join(h.rjust(w) for h, w in columns.items()))
+    for r in measure_all(cases, args.jobs):
+        shown = (
+            str(r["accumulate"]), POLICIES[r["policy"]], f"{r['train_ms']:,.0f}", f"{r['compile_ms']:,.0f}",
+            f"{r['batch_ms']:,.0f}", f"{r['over_longer']:.3f}", f"{r['stall_p50_ms']:,.1f}",
+            f"{r['stall_p99_ms']:,.1f}", f"{r['staleness_mean']:.1f}", f"{r['disturbed'] - 1:+.1%}",
+        )  # fmt: skip
+        print(
+            "  ".join(x.rjust(w) for x, w in zip(shown, columns.values(), strict=True)), flush=True
+        )
     print(
-        f"{args.chip}, times of its profile in ms, {'60 programs' if args.unpacked else 'packed'}"
+        "longer: the greater of compile and train; staleness: updates, mean; asked: how much longer"
     )
-    head = (
-        "micro-steps",
-        "policy",
-        "train",
-        "compile",
-        "batch",
-        "batch / longer",
-        "stall p50",
-        "p99",
-        "staleness",
-    )
-    widths = (11, 19, 8, 8, 8, 14, 9, 8, 9)
-    print("  ".join(h.rjust(w) for h, w in zip(head, widths, strict=True)))
-    for micro_steps in args.micro_steps:
-        for policy, name in POLICIES.items():
-            case = {"chip": args.chip, "packed": not args.unpacked, "workers": 0}
-            r = measure({**case, "accumulate": micro_steps, "policy": policy})
-            shown = (
-                str(micro_steps), name, f"{r['train_ms']:,.0f}", f"{r['compile_ms']:,.0f}",
-                f"{r['batch_ms']:,.0f}", f"{r['over_longer']:.3f}", f"{r['stall_p50_ms']:,.1f}",
-                f"{r['stall_p99_ms']:,.1f}", f"{r['staleness_mean']:.1f}",
-            )  # fmt: skip
-            print("  ".join(x.rjust(w) for x, w in zip(shown, widths, strict=True)), flush=True)
-    print("longer: the greater of compile and train; staleness: updates, mean")
+    print("than asked training or compile took (the machine; above some percent a row says little)")
     return 0
 
 

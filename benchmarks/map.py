@@ -15,10 +15,8 @@ compares both. What stands for the real set: ``map_set.py``. How to read it: the
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import itertools
 import json
-import multiprocessing
 import statistics
 import sys
 from pathlib import Path
@@ -30,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT / "tests" / "sched")]
 import map_set
-from map_sleep import measure
+from map_sleep import measure_all
 from test_explorer import LONG_MS, load_null
 
 from ane_native.checkpoint import replace_file, to_json
@@ -157,16 +155,14 @@ def lead(case: Row) -> Row:
     }  # fmt: skip
 
 
-def check(jobs: int) -> list[Row]:
-    """Rows in real time, those of one number of workers in the same process."""
+def check(jobs: int, scale: float) -> list[Row]:
+    """Rows in real time, `jobs` at once."""
     made = [
-        dict(zip(KEY, ("m4", packed, workers, n, policy), strict=True))
+        {**dict(zip(KEY, ("m4", packed, workers, n, policy), strict=True)), "scale": scale}
         for packed, workers, n in CHECKED
         for policy in map_set.POLICIES
     ]
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        return list(pool.map(measure, made))
+    return list(measure_all(made, jobs))
 
 
 def main() -> int:
@@ -175,13 +171,19 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=HERE / "map.json", help="rows in real time")
     parser.add_argument("--check", action="store_true", help="run some rows in real time, too")
     parser.add_argument("--jobs", type=int, default=6, help="of --check, at once")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="of --check's times: more where there is other work",
+    )
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "MAP.md")
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "map.png")
     args = parser.parse_args()
     from map_page import page, picture
 
     before = json.loads(args.json.read_text()) if args.json.exists() else {}
-    checked = check(args.jobs) if args.check else before.get("checked", [])
+    checked = check(args.jobs, args.scale) if args.check else before.get("checked", [])
     rows = [lead(case) for case in cases()]
     if args.check:
         replace_file(args.json, to_json({"checked": checked}))

@@ -161,10 +161,11 @@ def _checked(rows: list[Row], checked: list[Row]) -> list[str]:
         ]
     keys = ("chip", "packed", "workers", "accumulate", "policy")
     exact = {tuple(r[k] for k in keys): r for r in rows}
+    scale = max(r["scale"] for r in checked)
     marked = sum(r["disturbed"] > DISTURBED for r in checked)
     out += [
         "softane sleeps the same times; compile, evaluation and boundary are real. `asked`: how much longer than "
-        f"asked training or compile took, the greater of both; rows above {DISTURBED - 1:.0%} (here {marked} of "
+        f"asked training or compile took, the greater of both (all times {scale:g} times as long and divided by that); rows above {DISTURBED - 1:.0%} (here {marked} of "
         f"{len(checked)}) say more of this machine than of the trainer and are marked *. Stall in ms.",
         "",
         "| row | bound | batch ms: map, run | batch / max(compile, train) | stall p50, p99: map | run | staleness: map, run | asked |",

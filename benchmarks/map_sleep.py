@@ -9,9 +9,12 @@ machine with other work wakes it late: what the sleeps were asked to take is com
 
 from __future__ import annotations
 
+import concurrent.futures
+import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import map_set
@@ -44,7 +47,11 @@ class Place:
 
 
 def measure(case: Row) -> Row:
-    """Run a trainer; what it measured, in milliseconds of the chip (undone: the time scale)."""
+    """Run a trainer; what it measured, in milliseconds of the chip.
+
+    ``case["scale"]`` multiplies all times that are slept, and divides what is returned: on a machine
+    with other work longer sleeps are less disturbed.
+    """
     # Apple's engine is no CPU: its compiles are not asked to make room for evaluations.
     os.environ["ANE_NATIVE_BACKGROUND"] = "full"
     c, ks = map_set.chip(case["chip"]), map_set.kernels()
@@ -100,3 +107,10 @@ def measure(case: Row) -> Row:
         "disturbed": max(trained / statistics.mean(asked_train), compiled / asked_ms),
         "engine": trainer.engine.label,
     }  # fmt: skip
+
+
+def measure_all(cases: list[Row], jobs: int) -> Iterator[Row]:
+    """These rows, in order, `jobs` at once, each in a process started anew."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        yield from pool.map(measure, cases)

@@ -97,10 +97,16 @@ def test_reload_other_processes_and_spellings() -> None:
 def test_chip_timing_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOFTANE_TIMING", "m4")  # 22 ms + 0.75 per operation + 3.9 per MiB
     found = one(made("compile-cost"), True)["values"]
-    assert 15 < found["base_ms"] < 45
+    for row in found["rows"]:  # it sleeps at least as long
+        assert row["ms"] > 0.99 * (22 + 0.75 * row["operations"] + 3.9 * row["mib"])
+    assert (
+        not found["fits"] or 15 < found["base_ms"] < 60
+    )  # a machine with much other work: no line
+    monkeypatch.setenv("SOFTANE_FLOOR_MS", "5")  # long beside what other work adds
+    monkeypatch.setenv("SOFTANE_BUSY", "2")
     overlap = one(made("overlap"), True)["values"]
     assert overlap["evals_during"] > 0
-    assert overlap["factor"] > 1.02  # the profile's 1.19, on a busy machine
+    assert overlap["factor"] > 1.2
     assert overlap["timeline"]["compiles"]
 
 
