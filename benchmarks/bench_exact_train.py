@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The training loop in exact mode (staleness=0): compiles that overlap against plain ones.
 
-    python benchmarks/bench_exact_train.py [--model demo] [--timing m4] [--batches 8]
+    python benchmarks/bench_exact_train.py [--model demo] [--timing m4] [--scale 1] [--batches 8]
 
 One model, one trainer, one optimizer; batches that overlap (``overlap_exact``) and batches that
 wait take turns, which changes no bit of the weights. A batch is its micro-steps, AdamW and the
@@ -34,18 +34,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", choices=PRESETS, default="demo")
     parser.add_argument("--timing", default="m4")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the chip's times")
     parser.add_argument("--batches", type=int, default=8, help="of each kind")
     parser.add_argument("--accumulate", type=int, nargs="+", default=[1, 4], metavar="N")
     args = parser.parse_args()
     if ane.Engine().software:
         soft.set("timing", args.timing)
+        soft.set("timing_scale", args.scale)
         soft.set("compile_limit", 0)
     model = PRESETS[args.model]
     rng = np.random.default_rng(7)
     program = LlamaProgram(model)
     adam = AdamW(init_params(model, rng), clip=0.0)
     print(
-        f"{ane.Engine().label}, timing {args.timing}, {args.model}, {len(program.kernel_set())} kernels"
+        f"{ane.Engine().label}, timing {args.timing} x {args.scale:g}, {args.model}, {len(program.kernel_set())} kernels"
     )
     with DoubleBufferedTrainer(program.kernel_set(), adam.params, staleness=0) as trainer:
         step = MicroStep(program, trainer, adam.grads)

@@ -32,8 +32,13 @@ program = LlamaProgram(model)  # the kernels as MIL text, and how their surfaces
 corpus = open_corpus(None, seq=model.seq)
 valid = fixed_windows(corpus.valid, model.seq, 8)
 windows = WindowSampler(corpus.train, model.seq, seed=0)
-# Gradients are one update old: momentum must be smaller than usual to stay stable.
-adam = AdamW(init_params(model, np.random.default_rng(0)), betas=(0.7, 0.95))
+# Gradients are one update old: momentum is smaller than usual, and kernels are made from weights
+# predicted for the update at which they will run (docs/STALENESS.md).
+adam = AdamW(
+    init_params(model, np.random.default_rng(0)),
+    betas=(0.7, 0.95),
+    extrapolate=float(args.staleness),
+)
 rate = warmup_cosine(args.lr, warmup=min(20, args.updates // 4), total=args.updates)
 
 engine = ane.Engine()
@@ -62,7 +67,7 @@ with ane.DoubleBufferedTrainer(
         if not info.applied:
             print(f"update {update}: gradients were not finite, loss scale halved")
             continue
-        stats = trainer.step(adam.params, handover=True)  # nothing is copied
+        stats = trainer.step(adam.baked, handover=True)  # nothing is copied
         adam.handed_over(stats.newest, stats.submitted)
         stall += stats.compile_stall_ms
         wall += stats.batch_ms
