@@ -101,6 +101,10 @@ def pow_back(b: Back) -> None:
     literal = y.statement.literal if y.statement is not None else None
 
     def dx() -> Value:
+        if isinstance(literal, float) and literal in (-0.5, -1.0):
+            # by the result, which is kept anyway and is the smaller number where x is small
+            cube = b.y * b.y * b.y if literal == -0.5 else b.y * b.y
+            return b.dy * (cube * literal)
         if isinstance(literal, float):
             return g.mul(b.dy, g.mul(g.pow(x, literal - 1.0), literal))
         return b.dy * (y * g.pow(x, y - 1.0))

@@ -147,7 +147,7 @@ class GraphStep:
         self.inputs: dict[str, Half] = {k: s.array for k, s in self._in.items()}
         self.outputs: dict[str, Half] = {k: s.array for k, s in self._out.items()}
         self.adjoints: dict[str, Half] = {k: s.array for k, s in self._seeds.items()}
-        self._products: list[list[_Stage]] = []
+        self._products: list[list[cpu.Stages | _Stage]] = []
         if sets:
             cpu.open_blas()
             self._products = [self._plan(one) for one in sets]
@@ -200,7 +200,10 @@ class GraphStep:
         else:
             try:
                 for stage in self._products[self.gradients]:
-                    stage.run(self.trainer)
+                    if isinstance(stage, cpu.Stages):
+                        self.trainer.run_stages(stage)
+                    else:
+                        stage.run(self.trainer)
             finally:
                 cpu.grad_wait()  # also after an error: nothing may add to grads later
         self.trainer.micro_step()
@@ -210,8 +213,9 @@ class GraphStep:
 
     # ------------------------------ weight gradients ------------------------------
 
-    def _plan(self, grads: dict[str, Float]) -> list[_Stage]:
-        """Kernels of the backward chain, and what is queued behind each of them."""
+    def _plan(self, grads: dict[str, Float]) -> list[cpu.Stages | _Stage]:
+        """Kernels of the backward chain, and what is queued behind each of them; what needs no
+        Python goes to the core as one call."""
         names = self.model.plans["backward"].names
         stages = [_Stage([])] + [_Stage([name]) for name in names]
         last: dict[str, int] = {}
@@ -228,9 +232,26 @@ class GraphStep:
                     later.append(_Stage([], wait=True))
                 stage = later[turn - 1]
             stage.add(p, self._array(p.dy), None if p.x is None else self._array(p.x), grads)
+        runs: list[cpu.Stages | _Stage] = []
+        group: list[_Stage] = []
+
+        def end() -> None:
+            if any(stage.kernels for stage in group):
+                parts = [(stage.kernels, stage.jobs) for stage in group]
+                runs.append(cpu.Stages(self.trainer.kernels, parts))
+            else:  # the core runs kernels, or nothing
+                runs.extend(stage for stage in group if stage.jobs is not None)
+            group.clear()
+
         for stage in [*stages, *later]:
             stage.close()
-        return [*stages, *later]
+            if not stage.native:
+                end()
+                runs.append(stage)
+            else:
+                group.append(stage)
+        end()
+        return runs
 
     def _ready(self, port: autodiff.Port, names: list[str]) -> int:
         """The stage after which a surface holds its values."""
@@ -249,7 +270,7 @@ class _Stage:
         self._fixed: list[cpu.GradProduct] = []  # on surfaces themselves
         self._moved: list[tuple[PortProduct, Half, Half, Float]] = []  # columns must be copied
         self._summed: list[tuple[PortProduct, Half, Half | None, Float]] = []
-        self._jobs: cpu.GradJobs | None = None
+        self.jobs: cpu.GradJobs | None = None
         self._columns: cpu.GradJobs | None = None
 
     def add(self, p: PortProduct, dy: Half, x: Half | None, grads: dict[str, Float]) -> None:
@@ -275,7 +296,12 @@ class _Stage:
 
     def close(self) -> None:
         """No more products: check those on surfaces once."""
-        self._jobs = cpu.GradJobs(self._fixed) if self._fixed else None
+        self.jobs = cpu.GradJobs(self._fixed) if self._fixed else None
+
+    @property
+    def native(self) -> bool:
+        """Nothing of it needs Python."""
+        return not (self.wait or self._moved or self._summed)
 
     def run(self, trainer: DoubleBufferedTrainer) -> None:
         """Run the kernels and queue the products."""
@@ -283,8 +309,8 @@ class _Stage:
             cpu.grad_wait()
         if self.kernels:
             trainer.run(self.kernels)
-        if self._jobs is not None:
-            cpu.grad_submit(self._jobs)
+        if self.jobs is not None:
+            cpu.grad_submit(self.jobs)
         if self._moved:
             moved = [_product(p, *matrices(p, dy, x), dw) for p, dy, x, dw in self._moved]
             self._columns = cpu.GradJobs(moved)  # held until the next run: the queue reads them

@@ -156,3 +156,28 @@ def test_cuts_are_those_of_either_chain() -> None:
     assert "backward: " in str(model)
     with pytest.raises(ValueError, match="cuts: expected forward and backward, got 'front'"):
         differentiate(graph, cuts={"front": []})
+
+
+def test_the_optimizer_may_update_in_the_background_while_chains_run() -> None:
+    model = differentiate(transformer(1), limits=Limits.of().but(operations=30))
+    graph = model.parts.forward_graph
+    adam = ane.AdamW(fresh(graph))
+    rng = np.random.default_rng(5)
+    x, y = rng.standard_normal((1, D, 1, T)).astype(np.float16), rng.integers(0, V, T)
+    losses = []
+    with ane.DoubleBufferedTrainer(
+        model.kernel_set(), adam.params, staleness=1, update=adam
+    ) as trainer:
+        step = model.on(trainer, adam.gradient_sets)
+        step.inputs["x"][...] = x
+        for _ in range(12):
+            step.gradients = adam.gradients
+            step.forward()
+            scale = adam.loss_scale.scale
+            loss, _ = nn.cross_entropy(
+                step.outputs["logits"], y, scale=scale, out=step.adjoints["logits"]
+            )
+            step.backward()
+            losses.append(loss)
+            trainer.step_update(lr=1e-2, micro_steps=1)
+    assert losses[-1] < 0.7 * losses[0]
