@@ -242,6 +242,10 @@ static int copy_blobs(const AneSource *in, int32_t n_weights, AneSourceDef *out,
             if (strcmp(out->blobs[j].path, b->path) == 0)
                 return ane_error_set(err, ANE_E_ARG, "kernel '%s': weight file %s given twice", out->name, b->path);
         d->weight = b->weight < 0 ? -1 : b->weight;
+        if (b->scale < 0 || b->scale > n_weights || (b->scale && b->weight < 0))
+            return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: scale %d of %d weights, expected 0 or 1 + an index", out->name,
+                                 b->path, b->scale, n_weights);
+        d->scale = b->scale - 1;
         d->transform = b->transform;
         d->rows = b->rows;
         d->cols = b->cols;

@@ -53,6 +53,7 @@ typedef struct {
 typedef struct {
     char *path;
     int32_t weight, transform;
+    int32_t scale; /* weight whose only element is the factor, -1: none */
     int64_t rows, cols;
     uint16_t *data_f16; /* constants only */
 } AneBlobDef;

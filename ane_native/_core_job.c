@@ -105,9 +105,11 @@ void ane_generation_drop(AneGeneration *gen) {
 /* All weights of a program are there. Under the lock. */
 static bool complete_locked(const AneGeneration *gen, int32_t p) {
     const AneSourceDef *source = &gen->sched->sources[p];
-    for (int32_t b = 0; b < source->n_blobs; b++)
-        if (source->blobs[b].weight >= 0 && !gen->weights[source->blobs[b].weight])
+    for (int32_t b = 0; b < source->n_blobs; b++) {
+        const AneBlobDef *d = &source->blobs[b];
+        if ((d->weight >= 0 && !gen->weights[d->weight]) || (d->scale >= 0 && !gen->weights[d->scale]))
             return false;
+    }
     return true;
 }
 

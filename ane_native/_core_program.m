@@ -105,7 +105,7 @@ static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *f
 }
 
 /* The file of one weight. `ready` (or NULL) is taken over when it is there. Returns +1. */
-static NSData *make_file(const AneBlobDef *b, const float *weight, void **ready) {
+static NSData *make_file(const AneBlobDef *b, const float *const *weights, void **ready) {
     if (ready && *ready) {
         void *file = *ready;
         *ready = NULL;
@@ -114,7 +114,7 @@ static NSData *make_file(const AneBlobDef *b, const float *weight, void **ready)
     void *file = ane_file_alloc(ane_blob_bytes(b));
     if (!file)
         return nil;
-    ane_blob_write(b, weight, file);
+    ane_blob_write(b, weights, file);
     return ane_file_data(file, ane_blob_bytes(b));
 }
 
@@ -123,7 +123,7 @@ static int bake_here(const AneSourceDef *k, const float *const *weights, void **
     NSMutableDictionary *files = [NSMutableDictionary dictionary];
     for (int32_t i = 0; i < k->n_blobs; i++) {
         const AneBlobDef *b = &k->blobs[i];
-        NSData *d = make_file(b, b->weight < 0 ? NULL : weights[b->weight], ready ? &ready[i] : NULL);
+        NSData *d = make_file(b, weights, ready ? &ready[i] : NULL);
         if (!d)
             return ane_error_set(err, ANE_E_MEMORY, "out of memory for weight file %s", b->path);
         [files setObject:d forKey:[NSString stringWithUTF8String:b->path]];
@@ -159,7 +159,7 @@ static int bake_shared(const AneSourceDef *k, const float *const *weights, void 
             ane_file_free(ready[i]);
             ready[i] = NULL;
         } else {
-            ane_blob_write(b, b->weight < 0 ? NULL : weights[b->weight], at);
+            ane_blob_write(b, weights, at);
         }
     }
     *out = ane_segment_files(*segment, head);
@@ -209,9 +209,11 @@ int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, void **
     int status = ane_need_open(err);
     if (status != ANE_OK)
         return status;
-    for (int32_t i = 0; i < k->n_blobs; i++)
-        if (k->blobs[i].weight >= 0 && (!weights || !weights[k->blobs[i].weight]))
-            return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: its weight was not given", k->name, k->blobs[i].path);
+    for (int32_t i = 0; i < k->n_blobs; i++) {
+        const AneBlobDef *b = &k->blobs[i];
+        if ((b->weight >= 0 && (!weights || !weights[b->weight])) || (b->scale >= 0 && !weights[b->scale]))
+            return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: its weight or scale was not given", k->name, b->path);
+    }
     ane_thread_enter();
     uint64_t begin = ane_now_ns();
     @autoreleasepool {

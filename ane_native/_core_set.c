@@ -9,13 +9,16 @@
 
 /* ============================== Descriptions ============================== */
 
-/* A weight has as many elements as every file that is baked from it. */
+/* A weight has as many elements as every file that is baked from it, a scale has one. */
 static int check_counts(const AneSched *s, const AneSourceDef *source, AneError *err) {
     for (int32_t b = 0; b < source->n_blobs; b++) {
         const AneBlobDef *d = &source->blobs[b];
         if (d->weight >= 0 && d->rows * d->cols != s->weight_counts[d->weight])
             return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: %lld x %lld elements, the weight has %lld", source->name,
                                  d->path, (long long)d->rows, (long long)d->cols, (long long)s->weight_counts[d->weight]);
+        if (d->scale >= 0 && s->weight_counts[d->scale] != 1)
+            return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: its scale has %lld elements, expected 1", source->name, d->path,
+                                 (long long)s->weight_counts[d->scale]);
     }
     return ANE_OK;
 }

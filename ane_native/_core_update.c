@@ -56,6 +56,7 @@ void **ane_update_files(AneGeneration *gen, int32_t program) {
 typedef struct {
     const AneBlobDef *blob;
     uint16_t *half_f16;
+    float factor; /* the elements' scale */
 } Target;
 
 /* Make the files of weight `w` of the set, as far as memory goes: what is missing is baked
@@ -74,7 +75,8 @@ static size_t make_files(AneGeneration *gen, int32_t w, Target *out, size_t cap)
                 continue;
             ane_blob_head(file, count);
             gen->files[at] = file;
-            out[n++] = (Target){d, (uint16_t *)(void *)(file + ANE_BLOB_HEAD)};
+            const float factor = d->scale < 0 ? 1.0f : gen->weights[d->scale][0];
+            out[n++] = (Target){d, (uint16_t *)(void *)(file + ANE_BLOB_HEAD), factor};
         }
     return n;
 }
@@ -107,7 +109,7 @@ static void update_tensor(AneSched *s, AneGeneration *gen, const AneUpdateTensor
     size_t n = gen && u->weight >= 0 ? make_files(gen, u->weight, target, TARGETS) : 0;
     uint16_t *plain = NULL;
     for (size_t i = 0; i < n && !plain; i++)
-        if (target[i].blob->transform == ANE_BAKE_PLAIN)
+        if (target[i].blob->transform == ANE_BAKE_PLAIN && target[i].factor == 1.0f)
             plain = target[i].half_f16;
     size_t cols, range = range_of(target, n, &cols);
     for (size_t at = 0; at < u->count; at += range) {
@@ -117,15 +119,16 @@ static void update_tensor(AneSched *s, AneGeneration *gen, const AneUpdateTensor
         for (size_t i = 0; i < n; i++) {
             const AneBlobDef *d = target[i].blob;
             if (d->transform == ANE_BAKE_PLAIN && target[i].half_f16 != plain)
-                memcpy(target[i].half_f16 + at, plain + at, (end - at) * 2);
+                ane_cpu_bake_plain(baked + at, target[i].factor, target[i].half_f16 + at, end - at);
             else if (d->transform != ANE_BAKE_PLAIN && (size_t)d->cols == cols)
-                ane_cpu_bake_transposed(baked, target[i].half_f16, (size_t)d->rows, cols, at / cols, (end - at) / cols);
+                ane_cpu_bake_transposed(baked, target[i].factor, target[i].half_f16, (size_t)d->rows, cols, at / cols,
+                                        (end - at) / cols);
         }
     }
     for (size_t i = 0; i < n; i++) /* a second view of the same weight with other rows */
         if (target[i].blob->transform != ANE_BAKE_PLAIN && (size_t)target[i].blob->cols != cols)
-            ane_cpu_bake_transposed(baked, target[i].half_f16, (size_t)target[i].blob->rows, (size_t)target[i].blob->cols, 0,
-                                    (size_t)target[i].blob->rows);
+            ane_cpu_bake_transposed(baked, target[i].factor, target[i].half_f16, (size_t)target[i].blob->rows,
+                                    (size_t)target[i].blob->cols, 0, (size_t)target[i].blob->rows);
 }
 
 /* Unscale, clip, step, bake. The same arithmetic whoever calls it. */

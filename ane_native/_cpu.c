@@ -70,7 +70,7 @@ typedef struct {
 
 typedef struct {
     double (*sum_squares)(const float *x, size_t n);
-    void (*gain_rows)(const uint16_t *dy, const uint16_t *x, float *dw, size_t rows, size_t count);
+    void (*gain_rows)(const uint16_t *dy, const uint16_t *x, float *dw, size_t rows, size_t count, float factor);
     void (*adam)(const AneAdamTensor *tensor, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16, float *zero);
     double (*xent)(const XentCall *c, size_t t0, size_t n);
 } Loops;
@@ -116,6 +116,13 @@ static int bad_sizes(AneError *err, const char *name, int64_t a, int64_t b, int6
     if (a > (int64_t)(SIZE_MAX / 64) / b) {
         return ane_error_set(err, ANE_E_ARG, "%s: %lld x %lld elements are too many", name, (long long)a, (long long)b);
     }
+    return ANE_OK;
+}
+
+/* A power of two that is a normal float, and its inverse too. */
+static int bad_exponent(AneError *err, const char *name, int32_t exponent) {
+    if (exponent < -120 || exponent > 120)
+        return ane_error_set(err, ANE_E_ARG, "%s: expected -120 to 120, got %d", name, (int)exponent);
     return ANE_OK;
 }
 
@@ -275,14 +282,16 @@ int ane_cpu_embed_forward(const float *table, const int32_t *tokens, int64_t voc
 }
 
 int ane_cpu_embed_backward(const uint16_t *dx_f16, const int32_t *tokens, int64_t vocab, int64_t dim, int64_t count,
-                           float *dtable, AneError *err) {
+                           int32_t exponent, float *dtable, AneError *err) {
     TRY(bad_pointer(err, "dtable", dtable, sizeof *dtable));
     TRY(bad_pointer(err, "tokens", tokens, sizeof *tokens));
     TRY(bad_pointer(err, "dx_f16", dx_f16, sizeof *dx_f16));
     TRY(bad_sizes(err, "dtable [vocab, dim]", vocab, dim, INT32_MAX));
     TRY(bad_sizes(err, "dx [dim, count]", dim, count, INT32_MAX));
     TRY(bad_tokens(err, "tokens", tokens, vocab, count));
+    TRY(bad_exponent(err, "exponent", exponent));
     const size_t width = (size_t)dim, total = (size_t)count;
+    const float factor = ldexpf(1.0f, exponent);
     float tile[TILE][TILE]; /* [d, t] */
     for (size_t t = 0; t < total; t += TILE) {
         const size_t nt = total - t < TILE ? total - t : TILE;
@@ -291,7 +300,7 @@ int ane_cpu_embed_backward(const uint16_t *dx_f16, const int32_t *tokens, int64_
             for (size_t j = 0; j < nd; j++) ane_cpu_float_from_half(dx_f16 + (d + j) * total + t, tile[j], nt);
             for (size_t i = 0; i < nt; i++) { /* ascending tokens: a fixed order of sums */
                 float *row = dtable + (size_t)tokens[t + i] * width + d;
-                for (size_t j = 0; j < nd; j++) row[j] += tile[j][i];
+                for (size_t j = 0; j < nd; j++) row[j] += factor * tile[j][i];
             }
         }
     }
@@ -412,7 +421,7 @@ static size_t task_rows(const AneGradJob *j) {
     return even < (size_t)j->rows ? even : (size_t)j->rows;
 }
 
-/* dw[row.., :] += dy[row.., :] x^T. */
+/* dw[row.., :] += 2^exponent dy[row.., :] x^T. */
 static int grad_product(const AneGradJob *j, size_t row, size_t rows) {
     const size_t count = (size_t)j->count, cols = (size_t)j->cols;
     Scratch *s = scratch_take((rows + cols) * count);
@@ -421,7 +430,7 @@ static int grad_product(const AneGradJob *j, size_t row, size_t rows) {
     ane_cpu_float_from_half(j->dy_f16 + row * count, dy, rows * count);
     ane_cpu_float_from_half(j->x_f16, x, cols * count);
     const Sgemm sgemm = __atomic_load_n(&blas_sgemm, __ATOMIC_ACQUIRE);
-    sgemm(ROW_MAJOR, NO_TRANS, TRANS, (int)rows, (int)cols, (int)count, 1.0f, dy, (int)count, x, (int)count, 1.0f,
+    sgemm(ROW_MAJOR, NO_TRANS, TRANS, (int)rows, (int)cols, (int)count, ldexpf(1.0f, j->exponent), dy, (int)count, x, (int)count, 1.0f,
           j->dw + row * cols, (int)cols);
     scratch_give(s);
     return ANE_OK;
@@ -435,7 +444,8 @@ static void grad_task(void *context) {
         status = grad_product(j, task->row, task->rows);
     } else {
         const size_t at = task->row * (size_t)j->count;
-        loops()->gain_rows(j->dy_f16 + at, j->x_f16 + at, j->dw + task->row, task->rows, (size_t)j->count);
+        loops()->gain_rows(j->dy_f16 + at, j->x_f16 + at, j->dw + task->row, task->rows, (size_t)j->count,
+                           ldexpf(1.0f, j->exponent));
     }
     if (status != ANE_OK) {
         pthread_mutex_lock(&grad_lock);
@@ -464,6 +474,8 @@ static int job_check(const AneGradJob *j, int32_t i, AneError *err) {
     snprintf(name, sizeof name, "jobs[%d] [rows, count]", (int)i);
     TRY(bad_sizes(err, name, j->rows, j->count, INT32_MAX));
     if (j->cols < 0) return ane_error_set(err, ANE_E_ARG, "jobs[%d].cols: expected 0 or more, got %lld", (int)i, (long long)j->cols);
+    snprintf(name, sizeof name, "jobs[%d].exponent", (int)i);
+    TRY(bad_exponent(err, name, j->exponent));
     if (!j->cols) return ANE_OK;
     snprintf(name, sizeof name, "jobs[%d] [rows, cols]", (int)i);
     TRY(bad_sizes(err, name, j->rows, j->cols, INT32_MAX));

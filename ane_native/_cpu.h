@@ -24,8 +24,10 @@ void ane_cpu_adam_range(const AneAdamTensor *t, size_t begin, size_t end, const 
 /* The checks of one tensor that ane_cpu_adamw makes; `i` is for the message. */
 int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err);
 
-/* Rows [row, row + n) of weight [rows, cols] fp32 -> columns of half [cols, rows] fp16. */
-void ane_cpu_bake_transposed(const float *weight, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n);
+/* The bake: factor (a power of two, so the product is exact) times each element, rounded to
+ * nearest even. Transposed: rows [row, row + n) of weight [rows, cols] -> columns of half [cols, rows]. */
+void ane_cpu_bake_plain(const float *weight, float factor, uint16_t *half_f16, size_t count);
+void ane_cpu_bake_transposed(const float *weight, float factor, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n);
 
 /* Sum of squares by the same cuts and in the same order as ane_cpu_sum_squares, on this
  * thread, calling pause(context) between cuts. */

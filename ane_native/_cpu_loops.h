@@ -73,8 +73,9 @@ ANE_LOOP double ANE_FN(sum_squares_)(const float *x, size_t n) {
     return ANE_FN(fold_)(lanes);
 }
 
-/* dw[o] += sum_t dy[o,t] x[o,t] for rows o: products in fp32, sums in float64. */
-ANE_LOOP void ANE_FN(gain_rows_)(const uint16_t *dy, const uint16_t *x, float *dw, size_t rows, size_t count) {
+/* dw[o] += factor sum_t dy[o,t] x[o,t] for rows o: products in fp32, sums in float64. */
+ANE_LOOP void ANE_FN(gain_rows_)(const uint16_t *dy, const uint16_t *x, float *dw, size_t rows, size_t count,
+                                  float factor) {
     float a[LOOP_BLOCK], b[LOOP_BLOCK];
     for (size_t o = 0; o < rows; o++) {
         double lanes[16] = {0};
@@ -87,7 +88,7 @@ ANE_LOOP void ANE_FN(gain_rows_)(const uint16_t *dy, const uint16_t *x, float *d
                 for (size_t j = 0; j < 16; j++) lanes[j] += (double)(a[i + j] * b[i + j]);
             }
         }
-        dw[o] += (float)ANE_FN(fold_)(lanes);
+        dw[o] += factor * (float)ANE_FN(fold_)(lanes);
     }
 }
 

@@ -94,7 +94,16 @@ void ane_cpu_float_from_half(const uint16_t *in_f16, float *out, size_t count) {
     ane_row_from_half_base(in_f16, out, count);
 }
 
-/* ============================== Transposed ================================ */
+uint16_t ane_cpu_half_peak(const uint16_t *in_f16, size_t count) {
+    uint16_t peak = 0;
+    for (size_t i = 0; i < count; i++) {
+        const uint16_t magnitude = in_f16[i] & 0x7FFFu;
+        if (magnitude > peak) peak = magnitude;
+    }
+    return peak;
+}
+
+/* ============================== The bake ================================== */
 
 /* out[c][r] = in[r][c] for an 8 x 8 block of halves. */
 static void transpose8(const uint16_t *in, size_t in_step, uint16_t *out, size_t out_step) {
@@ -122,15 +131,29 @@ static void transpose8(const uint16_t *in, size_t in_step, uint16_t *out, size_t
 #endif
 }
 
+void ane_cpu_bake_plain(const float *weight, float factor, uint16_t *half_f16, size_t count) {
+    enum { RUN = 1024 };
+    float scaled[RUN];
+    if (factor == 1.0f) {
+        ane_cpu_half_from_float(weight, half_f16, count);
+        return;
+    }
+    for (size_t at = 0; at < count; at += RUN) {
+        const size_t n = count - at < RUN ? count - at : RUN;
+        for (size_t i = 0; i < n; i++) scaled[i] = weight[at + i] * factor;
+        ane_cpu_half_from_float(scaled, half_f16 + at, n);
+    }
+}
+
 /* Tiles of 64 x 64 go to fp16 in a local array, then over the diagonal in blocks of 8 x 8. */
-void ane_cpu_bake_transposed(const float *weight, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n) {
+void ane_cpu_bake_transposed(const float *weight, float factor, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n) {
     enum { TILE = 64 };
     uint16_t tile[TILE * TILE];
     for (size_t r0 = row; r0 < row + n; r0 += TILE) {
         const size_t nr = row + n - r0 < TILE ? row + n - r0 : TILE;
         for (size_t c0 = 0; c0 < cols; c0 += TILE) {
             const size_t nc = cols - c0 < TILE ? cols - c0 : TILE;
-            for (size_t i = 0; i < nr; i++) ane_cpu_half_from_float(weight + (r0 + i) * cols + c0, tile + i * TILE, nc);
+            for (size_t i = 0; i < nr; i++) ane_cpu_bake_plain(weight + (r0 + i) * cols + c0, factor, tile + i * TILE, nc);
             for (size_t c = 0; c < nc; c += 8)
                 for (size_t r = 0; r < nr; r += 8) {
                     uint16_t *out = half_f16 + (c0 + c) * rows + r0 + r;

@@ -63,6 +63,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
         "with --staleness 0 --clip 0 --update foreground: compile layer by layer [on]",
     ),
     ("extrapolate", bool, "", "with a staleness: kernels from predicted weights [on]"),
+    ("scaling", str, "HOW", "powers of two in the baked matrices: auto or off [off]"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("log", str, "NAMES", "also to tensorboard, wandb or both (extras)"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),

@@ -41,6 +41,7 @@ __all__ = [
     "grad_wait",
     "grad_wait_for",
     "half_from_float",
+    "half_peak",
     "open_blas",
     "sum_squares",
 ]
@@ -154,6 +155,12 @@ def float_from_half(x: Half, out: Float | None = None) -> Float:
     return made
 
 
+def half_peak(x: Half) -> float:
+    """The largest magnitude in a float16 array; infinity or NaN where there is one, 0 of none."""
+    bits = _native.core().lib.ane_cpu_half_peak(_half("x", x), x.size)
+    return float(np.uint16(bits).view(np.float16))
+
+
 # =============================== Embedding and loss =============================
 
 
@@ -181,13 +188,14 @@ def embed_forward(table: Float, tokens: Int, x: Half) -> None:
     _native.check(c.lib.ane_cpu_embed_forward(*args, error), error)
 
 
-def embed_backward(dx: Half, tokens: Int, dtable: Float) -> None:
-    """``dtable[tokens[t],d] += dx[d,t]``, tokens in ascending order of t.
+def embed_backward(dx: Half, tokens: Int, dtable: Float, exponent: int = 0) -> None:
+    """``dtable[tokens[t],d] += 2**exponent dx[d,t]``, tokens in ascending order of t.
 
     Args:
         dx: [D, T] or [1, D, 1, T] float16.
         tokens: [T] int32.
         dtable: [V, D] float32, added to.
+        exponent: -120 to 120.
 
     Raises:
         ValueError: a token outside 0..V-1, or shapes that do not fit.
@@ -201,8 +209,8 @@ def embed_backward(dx: Half, tokens: Int, dtable: Float) -> None:
         raise ValueError(f"dx: expected {dim} channels as in the table, got {channels}")
     _count("tokens", tokens, count)
     c, error = _native.core(), _native.new_error()
-    args = (_half("dx", dx), _ints("tokens", tokens), vocab, dim, count, _float("dtable", dtable))
-    _native.check(c.lib.ane_cpu_embed_backward(*args, error), error)
+    args = (_half("dx", dx), _ints("tokens", tokens), vocab, dim, count, exponent)
+    _native.check(c.lib.ane_cpu_embed_backward(*args, _float("dtable", dtable), error), error)
 
 
 def cross_entropy(
@@ -274,6 +282,11 @@ class GradJobs:
             job.dy_f16, job.x_f16 = _half("dy", product.dy), _half("x", product.x)
             job.dw = _float("dw", product.dw)
             job.rows, job.cols, job.count = rows, 0 if gain else channels, count
+
+    def undo(self, exponents: Sequence[int]) -> None:
+        """From now on every product is multiplied by ``2**exponent``, which is exact."""
+        for job, exponent in zip(self._array, exponents, strict=True):
+            job.exponent = exponent
 
 
 class Stages:

@@ -34,10 +34,13 @@ class Weight:
     Attributes:
         name: key in the weights mapping.
         transpose: bake the transpose of the weight seen as [shape[0], rest].
+        scale: name of a weight of one element, a power of two, which multiplies all of them
+            before they are rounded to fp16; None: none does.
     """
 
     name: str
     transpose: bool = False
+    scale: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,12 @@ class Kernel:
         return f"<Kernel {self.name} {show(self.inputs)} -> {show(self.outputs)}, {len(self.weights)} weight files>"
 
 
+def _weight_names(kernels: Iterable[Kernel]) -> list[str]:
+    """Weights that kernels bake and their scales, each once, in order."""
+    files = [w for k in kernels for w in k.weights.values() if isinstance(w, Weight)]
+    return list(dict.fromkeys(n for w in files for n in (w.name, w.scale) if n is not None))
+
+
 class KernelSet:
     """All kernels of one batch, and which of them share surfaces.
 
@@ -193,11 +202,7 @@ class KernelSet:
             if not from_output and source in (wires or {}):
                 raise ValueError(f"wire {source!r} -> {to!r}: its source is wired itself")
             self.wires.append((from_kernel, from_port, to_kernel, to_port, int(not from_output)))
-        self.weight_names: tuple[str, ...] = tuple(
-            dict.fromkeys(
-                w.name for k in self.kernels for w in k.weights.values() if isinstance(w, Weight)
-            )
-        )
+        self.weight_names: tuple[str, ...] = tuple(_weight_names(self.kernels))
         self.frozen = frozenset(frozen)
         unknown = sorted(self.frozen - set(self.weight_names))
         if unknown:
@@ -272,11 +277,7 @@ class CKernels:
         self._keep: list[Any] = []
         made = single_sources(kernels) if sources is None else sources
         self.kernels, self.programs = [k.name for k in kernels], [s.name for s in made]
-        self.names = list(
-            dict.fromkeys(
-                w.name for k in kernels for w in k.weights.values() if isinstance(w, Weight)
-            )
-        )
+        self.names = _weight_names(kernels)
         for name in self.names:
             if name not in weights:
                 raise ValueError(f"weight {name!r} is not among the {len(weights)} given")
@@ -307,6 +308,7 @@ class CKernels:
                     b.cols = int(np.prod(shape[1:], dtype=np.int64)) if len(shape) > 1 else 1
                     b.weight = index[value.name]
                     b.transform = lib.ANE_BAKE_TRANSPOSE if value.transpose else lib.ANE_BAKE_PLAIN
+                    b.scale = 0 if value.scale is None else 1 + index[value.scale]
                 else:
                     b.rows, b.cols, b.weight = value.size, 1, -1
                     b.data_f16 = ffi.cast("uint16_t *", value.ctypes.data)

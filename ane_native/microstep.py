@@ -12,6 +12,7 @@ was baked from, and the loss is the loss of those weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ import numpy.typing as npt
 
 from ane_native import cpu
 from ane_native.data import Window
-from ane_native.models.llama import GradJob, LlamaProgram
+from ane_native.models.llama import GradJob, LlamaProgram, PortRef
+from ane_native.models.llama_scales import STREAM, carried
+from ane_native.scaling import Scales
 from ane_native.scheduler import DoubleBufferedTrainer
 
 __all__ = ["EMBEDDING", "MicroStep"]
@@ -52,6 +55,7 @@ class MicroStep:
             of them: sets that take turns, see :attr:`gradients`.
         overlap: queue weight gradients while the backward chain runs. False queues them
             after it; the sums are the same bits.
+        scales: of a scaled program: what each surface carries is undone in the gradients.
 
     Attributes:
         gradients: which set of gradients is added to.
@@ -64,12 +68,17 @@ class MicroStep:
         grads: dict[str, Float] | Sequence[dict[str, Float]] | None = None,
         *,
         overlap: bool = True,
+        scales: Scales | None = None,
     ) -> None:
         self.program = program
         self.trainer = trainer
         sets = [] if grads is None else [grads] if isinstance(grads, dict) else list(grads)
         self._grads = sets
         self.gradients = 0
+        self.scales = scales
+        self._watched: dict[str, Half] = {}
+        self._undone: list[tuple[cpu.GradJobs, list[GradJob]]] = []
+        self._followed = (-1, 0.0, 0)  # generation, loss scale, what came of them
         self._x: Half = trainer.surface(*program.x).array
         self._logits: Half = trainer.surface(*program.logits).array
         self._stages: list[cpu.Stages] = []
@@ -100,7 +109,10 @@ class MicroStep:
                 for job in mine
             ]
             final = [job.parameter for job in mine if last.get(job.parameter) is job]
-            return _Part(kernels, cpu.GradJobs(made) if made else None, final)
+            jobs = cpu.GradJobs(made) if made else None
+            if jobs is not None:
+                self._undone.append((jobs, mine))
+            return _Part(kernels, jobs, final)
 
         if not overlap:
             return [stage(list(self.program.backward), all_jobs)]
@@ -159,8 +171,10 @@ class MicroStep:
             The loss in nats per token, unscaled. The gradients are complete.
         """
         assert self._grads, "made without gradients"
+        exponent = self._follow(loss_scale)
+        scale = loss_scale * 2.0**-exponent
         logits = self.forward(tokens)
-        loss = cpu.cross_entropy(logits, targets, scale=loss_scale, dlogits=self._dlogits)
+        loss = cpu.cross_entropy(logits, targets, scale=scale, dlogits=self._dlogits)
         try:
             if final is None:
                 self.trainer.run_stages(self._stages[self.gradients])
@@ -174,11 +188,45 @@ class MicroStep:
                         final(part.final, part.jobs)
         finally:
             cpu.grad_wait()  # also after an error: nothing may write to grads later
-        cpu.embed_backward(self._dx, tokens, self._grads[self.gradients][EMBEDDING])
+        cpu.embed_backward(self._dx, tokens, self._grads[self.gradients][EMBEDDING], exponent)
         if final is not None:
             final([EMBEDDING], None)
         self.trainer.micro_step()
         return loss
+
+    # ------------------------------ powers of two ------------------------------
+
+    def _follow(self, loss_scale: float) -> int:
+        """Undo in the gradients what surfaces of the active generation carry.
+
+        Returns:
+            Exponent e with ``loss_scale = 2**e * scale of dlogits``; 0 of a program that is not
+            scaled.
+        """
+        if self.scales is None:
+            return 0
+        generation = self.trainer.generation
+        if self._followed[:2] == (generation, loss_scale):
+            return self._followed[2]
+        chosen = self.scales.of(generation)
+        wanted = int(math.log2(loss_scale))
+        exponents = carried(self.program.config, chosen)
+
+        def of(port: PortRef) -> int:
+            return exponents.get(f"{port.kernel}.{port.port[4:]}", 0)
+
+        for queued, jobs in self._undone:
+            queued.undo([wanted - of(job.dy) - of(job.x) for job in jobs])
+        self._followed = generation, loss_scale, wanted - chosen[STREAM]
+        return self._followed[2]
+
+    def watch(self) -> bool:
+        """Show the last micro-step's surfaces to the scales; False when one overflowed."""
+        assert self.scales is not None, "made without scales"
+        if not self._watched:
+            ports = self.scales.ports.items()
+            self._watched = {name: self.trainer.surface(*port).array for name, port in ports}
+        return self.scales.watch(self._watched, self.trainer.generation)
 
     def __repr__(self) -> str:
         stages = self._stages[0].count if self._stages else 0

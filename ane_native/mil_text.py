@@ -90,6 +90,8 @@ def baked(
         array = np.asarray(weights[name])
         if not isinstance(source, str) and source.transpose:
             array = array.reshape(array.shape[0], -1).T
+        if not isinstance(source, str) and source.scale is not None:
+            array = array * np.asarray(weights[source.scale])
     if array.size != type_.count:
         raise ValueError(f"expected {type_.count} elements for {type_}, got {array.size}")
     with np.errstate(over="ignore"):

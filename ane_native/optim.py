@@ -87,6 +87,8 @@ class LossScale:
     Args:
         scale: first value.
         growth_interval: good updates before it is doubled; 0 keeps it.
+        dynamic: False: a factor of the fp32 gradients alone, which never changes; skipped
+            updates are counted all the same.
         largest: never above this. 65536 / T stays finite in fp16 for T >= 2.
 
     Attributes:
@@ -99,12 +101,17 @@ class LossScale:
     SMALLEST = 1.0
 
     def __init__(
-        self, scale: float = 1024.0, growth_interval: int = 200, largest: float = 65536.0
+        self,
+        scale: float = 1024.0,
+        growth_interval: int = 200,
+        largest: float = 65536.0,
+        dynamic: bool = True,
     ) -> None:
         if not (scale >= self.SMALLEST and math.log2(scale).is_integer()):
             raise ConfigError(f"loss scale: expected a power of two of at least 1, got {scale}")
         self.scale = float(scale)
-        self.growth_interval = growth_interval
+        self.growth_interval = growth_interval if dynamic else 0
+        self.dynamic = dynamic
         self.largest = largest
         self.good = 0
         self.skipped = 0
@@ -118,7 +125,7 @@ class LossScale:
             self.good = 0
             self.skipped += 1
             self.skipped_in_a_row += 1
-            if self.scale > self.SMALLEST:
+            if self.dynamic and self.scale > self.SMALLEST:
                 self.scale /= 2
                 self.halved += 1
             return
@@ -220,6 +227,8 @@ class AdamW:
         extrapolate: with s > 0 the weights to hand over (:attr:`baked`) are not the masters w but
             ``w + s (w - w_previous)``, a prediction of the masters s updates later
             (docs/STALENESS.md). One or two buffers more.
+        beside: version -> weights that are baked with the masters of an update in the
+            background and are not trained.
 
     Given to ``DoubleBufferedTrainer(update=...)`` it runs in the background; see
     :meth:`begin`. There are two sets of gradients then, and :attr:`grads` is the one to add to.
@@ -249,6 +258,7 @@ class AdamW:
         loss_scale: LossScale | None = None,
         lr: float | Schedule = 1e-3,
         extrapolate: float = 0.0,
+        beside: Callable[[int], Params] | None = None,
     ) -> None:
         if not (math.isfinite(extrapolate) and extrapolate >= 0):
             raise ConfigError(f"extrapolate: expected 0 or more, got {extrapolate}")
@@ -260,7 +270,7 @@ class AdamW:
         self.betas, self.eps, self.clip = betas, eps, clip
         self.loss_scale = loss_scale or LossScale()
         self.steps = self.tried = 0
-        self.lr = lr
+        self.lr, self.beside = lr, beside
         self.extrapolate = extrapolate
         self._shapes = {name: np.shape(p) for name, p in params.items()}
         self._decay = {n: weight_decay if len(s) > 1 else 0.0 for n, s in self._shapes.items()}
@@ -445,6 +455,8 @@ class AdamW:
             extrapolate=self.extrapolate,
         )
         self._under_way = _UnderWay(target, baked, version, build, lr, scale)
+        if self.beside is not None:
+            return job, {**baked.views, **self.beside(version)}
         return job, baked.views
 
     def began(self) -> None:

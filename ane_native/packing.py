@@ -274,7 +274,8 @@ def plan(
     families: dict[tuple[bool, str, str], list[int]] = {}
     for i, k in enumerate(all_of):
         fixed = all(
-            not isinstance(w, Weight) or w.name in kernels.frozen for w in k.weights.values()
+            not isinstance(w, Weight) or {w.name, w.scale or w.name} <= kernels.frozen
+            for w in k.weights.values()
         )
         families.setdefault((fixed, shapes[i].header, shapes[i].opset), []).append(i)
     cost = [limits.operation_ms * _operations(k) + limits.mib_ms * _mib(k, sizes) for k in all_of]

@@ -43,7 +43,8 @@ Conventions and why:
   for the generation that ran, and the CPU needs no weight at all for them.
 
 Gradients are fp16 in surfaces and the engine's products have an absolute step of 2^-16:
-scale the loss (:attr:`LlamaConfig.loss_scale`).
+scale the loss (:attr:`LlamaConfig.loss_scale`), or let every baked matrix carry a power of two
+(``LlamaProgram(scaled=True)``, chosen by :mod:`ane_native.models.llama_scales`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ import numpy.typing as npt
 
 from ane_native.kernel import Kernel, KernelSet, Weight
 from ane_native.mil import Dialect, Function, MilText, Value
+from ane_native.models.llama_scales import KernelScale
 
 __all__ = [
     "PRESETS",
@@ -427,11 +429,14 @@ def _probabilities(f: Function, config: LlamaConfig, q: Value, k: Value) -> Valu
 # =============================== The six kernels ================================
 
 
-def attn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText:
+def attn_fwd(
+    config: LlamaConfig, layer: int, dialect: Dialect = "A", scaled: bool = False
+) -> MilText:
     """y = x + Wo attention(rmsnorm(x)).
 
     Inputs: x. Outputs: y; taps q, k (turned by RoPE, q also scaled), v, a (what Wo sees),
-    n, xhat and r [1, 1, 1, T]; q and a are [1, H E, 1, T], k and v [1, K E, 1, T].
+    n, xhat and r [1, 1, 1, T]; q and a are [1, H E, 1, T], k and v [1, K E, 1, T]. With
+    `scaled` v and a carry the power of two of wv.
     """
     p = f"layers.{layer}.attention"
     d = config.dim
@@ -439,15 +444,19 @@ def attn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     x = f.input("x", _channels(config, d))
     norm = _rmsnorm(f, config, x, f"{p}_norm.weight")
     tables = _rope_constants(f, config)
-    q = _heads(f, config, _linear(f, "wq", norm.n, config.q_dim, f"{p}.wq.weight"))
-    k = _heads(f, config, _linear(f, "wk", norm.n, config.kv_dim, f"{p}.wk.weight"))
-    v = _linear(f, "wv", norm.n, config.kv_dim, f"{p}.wv.weight")
+    s = KernelScale(f"L{layer}.attn_fwd", scaled)
+    q = _linear(f, "wq", norm.n, config.q_dim, s.weight("wq", f"{p}.wq.weight"))
+    k = _linear(f, "wk", norm.n, config.kv_dim, s.weight("wk", f"{p}.wk.weight"))
+    v = _linear(f, "wv", norm.n, config.kv_dim, s.weight("wv", f"{p}.wv.weight"))
+    q = _heads(f, config, s.undo(f, q, "wq"))
+    k = _heads(f, config, s.undo(f, k, "wk"))
     q = _rope(f, config, q, *tables["q"])
     k = _rope(f, config, k, *tables["k"])
     prob = _probabilities(f, config, q, _spread(f, config, k))
     values = _spread(f, config, _heads(f, config, v))
     a = _merge(f, config, f.matmul(values, prob, transpose_y=True))
-    y = f.add(x, _linear(f, "wo", a, d, f"{p}.wo.weight"))
+    y = _linear(f, "wo", a, d, s.weight("wo", f"{p}.wo.weight"))
+    y = f.add(x, s.undo(f, y, "wo"))
     f.output("y", y)
     f.output("q", _merge(f, config, q))
     f.output("k", _merge(f, config, k))
@@ -459,11 +468,14 @@ def attn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     return f.build()
 
 
-def attn_bwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText:
+def attn_bwd(
+    config: LlamaConfig, layer: int, dialect: Dialect = "A", scaled: bool = False
+) -> MilText:
     """Gradients of :func:`attn_fwd`.
 
     Inputs: dy, taps q, k, v, xhat, r. Outputs: dx for the layer below; dq, dk (before
-    RoPE), dv, dn for the gradients of wq, wk, wv and the gain.
+    RoPE), dv, dn for the gradients of wq, wk, wv and the gain. With `scaled` dv carries the
+    power of two of wo_t, dq and dk also that of v, dn also that of wq_t and wk_t.
     """
     p = f"layers.{layer}.attention"
     d = config.dim
@@ -476,7 +488,8 @@ def attn_bwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     xhat = f.input("xhat", _channels(config, d))
     r = f.input("r", _channels(config, 1))
     tables = _rope_constants(f, config)
-    wo_t = Weight(f"{p}.wo.weight", transpose=True)
+    s = KernelScale(f"L{layer}.attn_bwd", scaled)
+    wo_t = s.weight("wo_t", f"{p}.wo.weight", transpose=True)
     da = _heads(f, config, _linear(f, "wo_t", dy, config.q_dim, wo_t))
     prob = _probabilities(f, config, q, k)
     # a[e,t] = sum_s v[e,s] P[t,s]
@@ -490,12 +503,13 @@ def attn_bwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     dq, dk = _merge(f, config, dq), _merge(f, config, dk)
     dn = f.add(
         f.add(
-            _linear(f, "wq_t", dq, d, Weight(f"{p}.wq.weight", transpose=True)),
-            _linear(f, "wk_t", dk, d, Weight(f"{p}.wk.weight", transpose=True)),
+            _linear(f, "wq_t", dq, d, s.weight("qk_t", f"{p}.wq.weight", transpose=True)),
+            _linear(f, "wk_t", dk, d, s.weight("qk_t", f"{p}.wk.weight", transpose=True)),
         ),
-        _linear(f, "wv_t", dv, d, Weight(f"{p}.wv.weight", transpose=True)),
+        _linear(f, "wv_t", dv, d, s.weight("v_t", f"{p}.wv.weight", transpose=True)),
     )
-    dx = f.add(dy, _rmsnorm_backward(f, config, dn, xhat, r, f"{p}_norm.weight"))
+    u = s.undo(f, dn, "dn")
+    dx = f.add(dy, _rmsnorm_backward(f, config, u, xhat, r, f"{p}_norm.weight"))
     f.output("dx", dx)
     f.output("dq", dq)
     f.output("dk", dk)
@@ -504,7 +518,9 @@ def attn_bwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText
     return f.build()
 
 
-def ffn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText:
+def ffn_fwd(
+    config: LlamaConfig, layer: int, dialect: Dialect = "A", scaled: bool = False
+) -> MilText:
     """y = x + W2 (silu(W1 n) * W3 n), n = rmsnorm(x).
 
     Inputs: x. Outputs: y; taps h1, h3, gate = silu(h1) * h3 ([1, F, 1, T]), n, xhat, r.
@@ -514,10 +530,12 @@ def ffn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText:
     f = Function(dialect)
     x = f.input("x", _channels(config, d))
     norm = _rmsnorm(f, config, x, f"layers.{layer}.ffn_norm.weight")
-    h1 = _linear(f, "w1", norm.n, hidden, f"{p}.w1.weight")
-    h3 = _linear(f, "w3", norm.n, hidden, f"{p}.w3.weight")
+    s = KernelScale(f"L{layer}.ffn_fwd", scaled)
+    h1 = s.undo(f, _linear(f, "w1", norm.n, hidden, s.weight("w1", f"{p}.w1.weight")), "w1")
+    h3 = s.undo(f, _linear(f, "w3", norm.n, hidden, s.weight("w3", f"{p}.w3.weight")), "w3")
     gate = f.mul(f.mul(h1, f.sigmoid(h1)), h3)
-    y = f.add(x, _linear(f, "w2", gate, d, f"{p}.w2.weight"))
+    y = _linear(f, "w2", gate, d, s.weight("w2", f"{p}.w2.weight"))
+    y = f.add(x, s.undo(f, y, "w2"))
     f.output("y", y)
     f.output("h1", h1)
     f.output("h3", h3)
@@ -528,11 +546,14 @@ def ffn_fwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText:
     return f.build()
 
 
-def ffn_bwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText:
+def ffn_bwd(
+    config: LlamaConfig, layer: int, dialect: Dialect = "A", scaled: bool = False
+) -> MilText:
     """Gradients of :func:`ffn_fwd`.
 
     Inputs: dy, taps h1, h3, xhat, r. Outputs: dx; dh1, dh3, dn for the gradients of w1, w3
-    and the gain.
+    and the gain. With `scaled` dh1 and dh3 carry the power of two of w2_t, dn also that of
+    w1_t and w3_t.
     """
     p = f"layers.{layer}.feed_forward"
     d, hidden = config.dim, config.hidden
@@ -542,18 +563,21 @@ def ffn_bwd(config: LlamaConfig, layer: int, dialect: Dialect = "A") -> MilText:
     h3 = f.input("h3", _channels(config, hidden))
     xhat = f.input("xhat", _channels(config, d))
     r = f.input("r", _channels(config, 1))
-    dgate = _linear(f, "w2_t", dy, hidden, Weight(f"{p}.w2.weight", transpose=True))
+    scales = KernelScale(f"L{layer}.ffn_bwd", scaled)
+    w2_t = scales.weight("w2_t", f"{p}.w2.weight", transpose=True)
+    dgate = _linear(f, "w2_t", dy, hidden, w2_t)
     s = f.sigmoid(h1)
     # silu' = s (1 + h1 (1 - s))
     slope = f.mul(s, f.add(1.0, f.mul(h1, f.sub(1.0, s))))
     dh1 = f.mul(f.mul(dgate, h3), slope)
     dh3 = f.mul(dgate, f.mul(h1, s))
     dn = f.add(
-        _linear(f, "w1_t", dh1, d, Weight(f"{p}.w1.weight", transpose=True)),
-        _linear(f, "w3_t", dh3, d, Weight(f"{p}.w3.weight", transpose=True)),
+        _linear(f, "w1_t", dh1, d, scales.weight("w13_t", f"{p}.w1.weight", transpose=True)),
+        _linear(f, "w3_t", dh3, d, scales.weight("w13_t", f"{p}.w3.weight", transpose=True)),
     )
+    u = scales.undo(f, dn, "dn")
     gain = f"layers.{layer}.ffn_norm.weight"
-    dx = f.add(dy, _rmsnorm_backward(f, config, dn, xhat, r, gain))
+    dx = f.add(dy, _rmsnorm_backward(f, config, u, xhat, r, gain))
     f.output("dx", dx)
     f.output("dh1", dh1)
     f.output("dh3", dh3)
@@ -577,24 +601,27 @@ def head_fwd(config: LlamaConfig, dialect: Dialect = "A") -> MilText:
     return f.build()
 
 
-def head_bwd(config: LlamaConfig, dialect: Dialect = "A") -> MilText:
+def head_bwd(config: LlamaConfig, dialect: Dialect = "A", scaled: bool = False) -> MilText:
     """Gradients of :func:`head_fwd`.
 
-    Inputs: dlogits [1, V, 1, T], taps xhat, r. Outputs: dx; dn for the gradient of the gain.
+    Inputs: dlogits [1, V, 1, T], taps xhat, r. Outputs: dx; dn for the gradient of the gain,
+    with `scaled` times the power of two of the embedding.
     """
     d, vocab, seq = config.dim, config.vocab, config.seq
     f = Function(dialect)
     dlogits = f.input("dlogits", _channels(config, vocab))
     xhat = f.input("xhat", _channels(config, d))
     r = f.input("r", _channels(config, 1))
-    transposed = Weight("tok_embeddings.weight", transpose=True)
+    s = KernelScale("head_bwd", scaled)
+    transposed = s.weight("embedding_t", "tok_embeddings.weight", transpose=True)
     if vocab <= MAX_CONV_INPUTS:
         dn = _linear(f, "embedding_t", dlogits, d, transposed)
     else:
         table = f.weight("embedding_t", (1, d, vocab), transposed)
         product = f.matmul(table, f.reshape(dlogits, (1, vocab, seq)))
         dn = f.reshape(product, _channels(config, d))
-    f.output("dx", _rmsnorm_backward(f, config, dn, xhat, r, "norm.weight"))
+    u = s.undo(f, dn, "dn")
+    f.output("dx", _rmsnorm_backward(f, config, u, xhat, r, "norm.weight"))
     f.output("dn", dn)
     return f.build()
 
@@ -641,6 +668,8 @@ class LlamaProgram:
     Args:
         config: sizes.
         dialect: of the MIL text, see :mod:`ane_native.mil`.
+        scaled: every matrix is baked times a power of two that is among the weights and
+            changes with them, see :mod:`ane_native.models.llama_scales`.
 
     Example:
         One micro-step in NumPy; ``grads`` holds fp32 zeros in the parameters' shapes and
@@ -665,7 +694,7 @@ class LlamaProgram:
                 trainer.micro_step()
 
     Attributes:
-        config: the sizes.
+        config, scaled: as given.
         mil: kernel name -> its text and ports; 4 * layers + 2 of them.
         wires: input port -> output port whose surface it uses.
         forward: kernel names of the forward chain, in order.
@@ -677,10 +706,12 @@ class LlamaProgram:
         grad_jobs: the weight gradients; their ports may be read until the next forward.
     """
 
-    def __init__(self, config: LlamaConfig, dialect: Dialect = "A") -> None:
+    def __init__(
+        self, config: LlamaConfig, dialect: Dialect = "A", *, scaled: bool = False
+    ) -> None:
         layers = range(config.layers)
         last = config.layers - 1
-        self.config = config
+        self.config, self.scaled = config, scaled
         self.forward = [f"L{i}.{part}" for i in layers for part in ("attn_fwd", "ffn_fwd")]
         self.forward += ["head_fwd"]
         self.backward = ["head_bwd"]
@@ -689,14 +720,17 @@ class LlamaProgram:
         ]
         self.mil: dict[str, MilText] = {}
         for i in layers:
-            parts: dict[str, Callable[[LlamaConfig, int, Dialect], MilText]] = {
+            parts: dict[str, Callable[[LlamaConfig, int, Dialect, bool], MilText]] = {
                 "attn_fwd": attn_fwd,
                 "ffn_fwd": ffn_fwd,
                 "ffn_bwd": ffn_bwd,
                 "attn_bwd": attn_bwd,
             }
-            self.mil |= {f"L{i}.{part}": make(config, i, dialect) for part, make in parts.items()}
-        self.mil |= {"head_fwd": head_fwd(config, dialect), "head_bwd": head_bwd(config, dialect)}
+            self.mil |= {
+                f"L{i}.{part}": make(config, i, dialect, scaled) for part, make in parts.items()
+            }
+        self.mil["head_fwd"] = head_fwd(config, dialect)
+        self.mil["head_bwd"] = head_bwd(config, dialect, scaled)
 
         self.x = PortRef("L0.attn_fwd", "i00_x")
         self.logits = PortRef("head_fwd", "o00_logits")
@@ -726,7 +760,7 @@ class LlamaProgram:
         ]
         return KernelSet(kernels, wires=self.wires)
 
-    def _port(self, kernel: str, kind: str, name: str) -> PortRef:
+    def port(self, kernel: str, kind: str, name: str) -> PortRef:
         """The port of `kernel` that was declared as `name`; kind ``"inputs"`` or ``"outputs"``."""
         ports: dict[str, tuple[int, ...]] = getattr(self.mil[kernel], kind)
         return PortRef(kernel, next(port for port in ports if port[4:] == name))
@@ -734,8 +768,8 @@ class LlamaProgram:
     def _wire(self, to: str, source: str, **ports: str) -> None:
         """Inputs of `to` (keys) use the surfaces of outputs of `source` (values)."""
         for into, out in ports.items():
-            target = self._port(to, "inputs", into)
-            self.wires[str(target)] = str(self._port(source, "outputs", out))
+            target = self.port(to, "inputs", into)
+            self.wires[str(target)] = str(self.port(source, "outputs", out))
 
     def _grad_jobs(self) -> list[GradJob]:
         shapes = parameter_shapes(self.config)
@@ -743,8 +777,8 @@ class LlamaProgram:
         def job(parameter: str, bwd: str, dy: str, fwd: str, x: str) -> GradJob:
             kind = "inputs" if dy in ("dy", "dlogits") else "outputs"
             rows, cols = (*shapes[parameter], 0)[:2]
-            tap = self._port(fwd, "outputs", x)
-            return GradJob(parameter, self._port(bwd, kind, dy), tap, rows, cols)
+            tap = self.port(fwd, "outputs", x)
+            return GradJob(parameter, self.port(bwd, kind, dy), tap, rows, cols)
 
         jobs = [
             job("tok_embeddings.weight", "head_bwd", "dlogits", "head_fwd", "n"),

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ane_native.errors import BudgetExhausted, EngineError
+from ane_native.errors import BudgetExhausted, CanaryError, EngineError
 from ane_native.optim import AdamW, UpdateInfo
+from ane_native.scaling import Scales
 from ane_native.scheduler import BatchStats, DoubleBufferedTrainer
 from ane_native.trace import TraceLog
 from ane_native.train.overlap import Final, Overlap
@@ -59,6 +60,7 @@ class Boundary:
         say: shows a line to the user.
         note: called when an update in the background is known to have ended, before the next
             one can end.
+        scales: powers of two that are chosen at every boundary; None: the kernels have none.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class Boundary:
         trace: TraceLog,
         say: Callable[[str], None],
         note: Callable[[], None],
+        scales: Scales | None = None,
     ) -> None:
         self.trainer, self.optimizer = trainer, optimizer
         self.behind = trainer.update is not None
         self._micro_steps = micro_steps
         self._trace, self._say, self._note = trace, say, note
+        self._scales = scales
         self._lr = self._batch_scale = 0.0  # of the batch that is being ended
         self._extrapolate = extrapolate and trainer.staleness != 0
         optimizer.extrapolate = float(self._extrapolate)
@@ -105,25 +109,29 @@ class Boundary:
             self._begun = False
             self._overlap.abandon()
 
-    def end(self, update: int, lr: float, loss_scale: float) -> Ended:
+    def end(self, update: int, lr: float, loss_scale: float, in_range: bool = True) -> Ended:
         """End a batch.
 
         Args:
             update: its number, counted from 1, for messages.
             lr: learning rate.
             loss_scale: that its gradients were computed with.
+            in_range: none of the surfaces that the scales watch has overflowed.
 
         Raises:
             EngineError: a set failed three times in a row.
         """
         self._lr, self._batch_scale = lr, loss_scale
+        again = self._rescale(update, in_range)
         info: UpdateInfo | None = None
         begin = adam_end = time.monotonic_ns()
         scale = self.optimizer.loss_scale.scale
-        if not self.behind:
+        if not self.behind or again:
             info = self._whole_update()
             adam_end = time.monotonic_ns()
-        ended = self._hand_over(update, info)
+        if again and self._scales is not None:
+            self._scales.skips = self.optimizer.loss_scale.skipped  # this one is answered
+        ended = self._hand_over(update, info, made=again)
         if self.behind:
             scale, adam_end = ended.scale, time.monotonic_ns()
         # The loss scale lags like the weights: the update may be in the background.
@@ -190,9 +198,9 @@ class Boundary:
         Args:
             update: for messages.
             info: of AdamW, where it ran already.
-            made: the newest masters are to be handed over.
+            made: the newest masters are to be handed over, though AdamW may have left them.
         """
-        made = made or info is not None
+        again, made = made, made or info is not None
         scale = self.optimizer.loss_scale.scale
         failed = 0
         while True:
@@ -200,7 +208,8 @@ class Boundary:
             try:
                 with self._trace.main("boundary"):
                     if made:
-                        stats = self._masters(info is not None and not info.applied)
+                        skipped = info is not None and not info.applied and not again
+                        stats = self._masters(skipped)
                         return Ended(stats, info, 0.0, scale)
                     stats = self._gradients()
                 self._note()
@@ -218,15 +227,43 @@ class Boundary:
                     return Ended(None, info, 0.0, scale, error)
                 failed += 1
                 self._say(f"update {update}: a generation failed: {error}")
+                if self._scales is not None and isinstance(error, CanaryError):
+                    self._scales.be_careful()  # its powers of two may be at fault
+                    self._scales.choose(self.optimizer.params, update)
                 if failed == TRIES:
                     raise
 
     def _masters(self, skipped: bool) -> BatchStats:
         """Hand the newest over; `skipped`: there are no new ones."""
-        stats = self.trainer.step(None if skipped else self.optimizer.baked, handover=True)
+        weights = None if skipped else self.optimizer.baked
+        if weights is not None and self._scales is not None:
+            weights = {**weights, **self._scales.tensors()}
+        stats = self.trainer.step(weights, handover=True)
         if not skipped:
             self.optimizer.handed_over(stats.newest, stats.submitted)
+            if self._scales is not None:
+                self._scales.handed(stats.newest)
         return stats
+
+    def _rescale(self, update: int, in_range: bool) -> bool:
+        """Choose the powers of two of the next bake; whether one is due in any case.
+
+        What is read: the batch that has ended, and whether the update *before* its own was
+        skipped, wherever AdamW runs. After an overflow the masters are baked again with
+        smaller powers of two, though they are the same.
+        """
+        if self._scales is None:
+            return False
+        self.settle()
+        skipped = self.optimizer.loss_scale.skipped
+        good = in_range and skipped == self._scales.skips
+        self._scales.skips = skipped
+        if good:
+            self._scales.be_calm()
+        else:
+            self._scales.be_careful()
+        self._scales.choose(self.optimizer.params, update)
+        return not good
 
     def _gradients(self) -> BatchStats:
         return self.trainer.step_update(

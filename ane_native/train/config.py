@@ -36,6 +36,9 @@ class TrainConfig:
         lr, warmup, lr_floor: schedule, see :func:`ane_native.optim.warmup_cosine`.
         weight_decay, clip, beta1, beta2: see :class:`ane_native.optim.AdamW`.
         loss_scale, loss_scale_interval: see :class:`ane_native.optim.LossScale`.
+        scaling: ``"auto"``: every baked matrix carries a power of two chosen from the ranges
+            seen, and so do the gradients on the engine; ``loss_scale`` is then a constant of the
+            fp32 gradients (docs/SCALING.md). ``"off"``: the loss scale alone.
         seed: of the initial weights and of the windows.
         valid_every: updates between two validations; 0: only at the start and the end.
         valid_windows: windows of a validation.
@@ -102,6 +105,7 @@ class TrainConfig:
     overlap_exact: bool = True
     extrapolate: bool = True
     overlap_gradients: bool = True
+    scaling: str = "off"
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or self.model not in PRESETS:
@@ -145,6 +149,8 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected true or false, got {getattr(self, name)!r}")
         if self.update not in ("background", "foreground"):
             raise ConfigError(f"update: expected background or foreground, got {self.update!r}")
+        if self.scaling not in ("auto", "off"):
+            raise ConfigError(f"scaling: expected auto or off, got {self.scaling!r}")
         if self.budget_end not in ("restart", "stop"):
             raise ConfigError(f"budget_end: expected restart or stop, got {self.budget_end!r}")
         if self.strategy not in (None, "auto"):

@@ -24,6 +24,7 @@ from ane_native.microstep import MicroStep
 from ane_native.models.llama import LlamaConfig, LlamaProgram
 from ane_native.optim import AdamW, LossScale, UpdateInfo, warmup_cosine
 from ane_native.progress import Progress
+from ane_native.scaling import Scales
 from ane_native.scheduler import DoubleBufferedTrainer
 from ane_native.totals import TrainerReport
 from ane_native.trace import TraceLog
@@ -90,7 +91,8 @@ class Run:
     ) -> None:
         self.config, self.model, self.corpus, self.engine = config, model, corpus, engine
         self.folder, self.progress, self.stop, self.pool = folder, progress, stop, pool
-        self.program = LlamaProgram(model)
+        self.program = LlamaProgram(model, scaled=config.scaling == "auto")
+        self.scales = Scales(self.program) if self.program.scaled else None
         lookup = corpus.lookup
         self.sampler = WindowSampler(corpus.train, model.seq, config.seed + 1, lookup)
         self.valid = fixed_windows(corpus.valid, model.seq, config.valid_windows, lookup)
@@ -101,12 +103,16 @@ class Run:
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             clip=config.clip,
-            loss_scale=LossScale(config.loss_scale, config.loss_scale_interval),
+            loss_scale=LossScale(
+                config.loss_scale, config.loss_scale_interval, dynamic=self.scales is None
+            ),
+            beside=None if self.scales is None else self.scales.tensors,
         )
         self.done = self.first_update = 0
         self.started = self.in_epilogue = False
         self.dead_in_a_row = 0
         self.batch_scale = config.loss_scale  # loss scale of the batch under way
+        self.first_scales: dict[str, int] | None = None  # of an active generation that lags
         self.held: dict[str, Any] | None = None  # record of a batch whose update has not ended
         self.held_until = 0  # optimizer.tried when it has
         self.spent: BudgetExhausted | None = None  # no compile is left for another set
@@ -186,7 +192,10 @@ class Run:
         ring = TRACE_RING if self.config.trace_events and not self.in_epilogue else 0
         self.trainer = DoubleBufferedTrainer(
             self.program.kernel_set(),
-            self.optimizer.params if at.active is None else at.active,
+            {
+                **(self.optimizer.params if at.active is None else at.active),
+                **self._scale_tensors(at.lags),
+            },
             staleness=staleness,
             update=self.optimizer if self.config.update == "background" else None,
             trace=ring,
@@ -197,11 +206,12 @@ class Run:
             self.trainer,
             self.optimizer,
             micro_steps=self.config.accumulate,
-            overlap=self.config.overlap_exact and not self.in_epilogue,
+            overlap=self.config.overlap_exact and not self.in_epilogue and self.scales is None,
             extrapolate=self.config.extrapolate,
             trace=self.trace,
             say=self.progress.say,
             note=self._emit,
+            scales=self.scales,
         )
         if at.lags:
             self.optimizer.restart_versions(1, at.baked)
@@ -217,10 +227,21 @@ class Run:
                 if self.config.update == "background"
                 else self.optimizer.grads,
                 overlap=self.config.overlap_gradients,
+                scales=self.scales,
             )
         except BaseException:
             self.trainer.close()
             raise
+
+    def _scale_tensors(self, lags: bool) -> Mapping[str, Any]:
+        """The powers of two of version 0."""
+        if self.scales is None:
+            return {}
+        before = self.first_scales if lags else None
+        chosen = self.scales.chosen if before is None else before
+        self.scales.restart_versions()
+        self.scales.handed(0, chosen)
+        return self.scales.tensors_of(chosen)
 
     def _close(self, timeout: float | None = None) -> None:
         self._drain()
@@ -246,7 +267,14 @@ class Run:
         """Save the state after `self.done` updates; `windows`: the sampler's state there."""
         self.boundary.settle()
         engine = self.boundary.engine_state(failed)
-        at = state.Position(self.done, windows, self.batch_scale, engine)
+        scales = None
+        if self.scales is not None:
+            newest = active = self.optimizer.version
+            if engine.lags:
+                due = failed and self.trainer.staleness == 1  # the swap has not happened
+                active = newest - 1 if due else self.trainer.generation
+            scales = self.scales.state_dict(newest, active)
+        at = state.Position(self.done, windows, self.batch_scale, engine, scales)
         with self.trace.main("save"):
             self.saved = state.save(self.folder, at, self.optimizer, self.model, self.corpus)
 
@@ -254,6 +282,8 @@ class Run:
         """Take over a checkpoint; returns what the engine is to run on."""
         at = state.restore(checkpoint, self.optimizer, self.sampler)
         self.done, self.batch_scale, self.saved = at.updates, at.batch_scale, checkpoint.path
+        if self.scales is not None and at.scales is not None:
+            self.first_scales = self.scales.load_state_dict(at.scales)
         self.metrics.close()
         self.metrics = MetricsLog(
             self.folder / "metrics.jsonl", keep=lambda r: int(r.get("update", 0)) <= self.done
@@ -380,12 +410,14 @@ class Run:
                 break
             except ProgramLostError as lost:
                 self._rebuild(windows, tried, lost)
+        ran = {} if self.scales is None else self.scales.summary(self.trainer.generation)
         if loss is None:
             self.optimizer.zero_grads()
             return None
         self.done += not self.in_epilogue
         try:
-            ended = self.boundary.end(self.done, lr, self.batch_scale)
+            in_range = self.scales is None or self.step.watch()
+            ended = self.boundary.end(self.done, lr, self.batch_scale, in_range)
         except EngineError:
             self._give_up()
             raise
@@ -397,7 +429,7 @@ class Run:
             self._look_at(ended.info)
         if ended.stats is not None:
             self.trace.counter("staleness", ended.stats.staleness)
-        return self._record(loss, ended, begin)
+        return {**self._record(loss, ended, begin), **ran}
 
     def _give_up(self) -> None:
         """Say so, and save."""

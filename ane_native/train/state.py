@@ -51,12 +51,14 @@ class Position:
         windows: state of the sampler, for the next batch.
         batch_scale: loss scale of the next batch.
         engine: what the kernels were made from.
+        scales: state of the powers of two; None: there are none.
     """
 
     updates: int
     windows: Mapping[str, Any]
     batch_scale: float
     engine: EngineState
+    scales: Mapping[str, Any] | None = None
 
 
 def save(folder: Path, at: Position, optimizer: AdamW, model: LlamaConfig, corpus: Corpus) -> Path:
@@ -74,6 +76,7 @@ def save(folder: Path, at: Position, optimizer: AdamW, model: LlamaConfig, corpu
         "vocabulary": None if corpus.compaction is None else corpus.compaction.state(),
         "active_lags": at.engine.lags,
         "batch_scale": at.batch_scale,
+        "scales": at.scales,
     }
     return save_checkpoint(folder / "checkpoints", at.updates, optimizer.params, tensors, state)
 
@@ -103,4 +106,4 @@ def restore(checkpoint: Checkpoint, optimizer: AdamW, sampler: WindowSampler) ->
             )
         found.append(part or None)
     engine = EngineState(found[0], found[1], lags)
-    return Position(updates, state["windows"], batch_scale, engine)
+    return Position(updates, state["windows"], batch_scale, engine, state.get("scales"))

@@ -306,15 +306,17 @@ static int64_t version_of(const AneSourceDef *k, const AneBlobDef *b, const floa
 }
 
 /* A file that the update wrote holds what a bake of the same weight would. Takes it over. */
-static void check_file(const AneSourceDef *k, const AneBlobDef *b, const float *weight, void **file) {
+static void check_file(const AneSourceDef *k, const AneBlobDef *b, const float *const *weights, void **file) {
+    const float *weight = weights[b->weight], factor = b->scale < 0 ? 1.0f : weights[b->scale][0];
     uint8_t head[ANE_BLOB_HEAD];
     size_t rows = (size_t)b->rows, cols = (size_t)b->cols;
     ane_blob_head(head, rows * cols);
     const uint16_t *half = (const uint16_t *)(const void *)((uint8_t *)*file + ANE_BLOB_HEAD);
     bool good = memcmp(head, *file, sizeof head) == 0;
     for (size_t i = 0; i < rows * cols && good; i++) {
+        const float scaled = weight[i] * factor;
         uint16_t want;
-        ane_cpu_half_from_float(&weight[i], &want, 1);
+        ane_cpu_half_from_float(&scaled, &want, 1);
         good = half[b->transform == ANE_BAKE_PLAIN ? i : i % cols * rows + i / cols] == want;
     }
     if (!good)
@@ -328,7 +330,7 @@ static int64_t stamp(const AneSourceDef *k, const float *const *weights, void **
     int64_t version = -1;
     for (int32_t i = 0; i < k->n_blobs && files; i++)
         if (files[i])
-            check_file(k, &k->blobs[i], weights[k->blobs[i].weight], &files[i]);
+            check_file(k, &k->blobs[i], weights, &files[i]);
     for (int32_t i = 0; i < k->n_blobs; i++) {
         const AneBlobDef *b = &k->blobs[i];
         if (b->weight < 0 || strstr(b->path, "frozen"))
