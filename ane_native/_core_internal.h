@@ -111,7 +111,7 @@ typedef struct {
 /* A weight file: a head, then the fp16 elements. */
 #define ANE_BLOB_HEAD 128
 void ane_blob_head(uint8_t *out, size_t count); /* _core_update.c */
-void *ane_file_alloc(size_t bytes);             /* _core_file.c; zeroed, NULL when memory is short */
+void *ane_file_alloc(size_t bytes);             /* _core_file.c; to be written at once, NULL when memory is short */
 void ane_file_free(void *file);
 
 /* Bake and find or make the program of these bytes; +1 reference in *out. `files` (or NULL): weight

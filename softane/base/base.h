@@ -76,6 +76,7 @@ void sa_free(void *p);
 typedef struct SaArena SaArena;
 SaArena *sa_arena_new(size_t limit_bytes); /* NULL on failure; 0 = no limit */
 void *sa_arena_alloc(SaArena *a, size_t bytes); /* zeroed, 16-aligned; NULL on failure */
+void *sa_arena_alloc_raw(SaArena *a, size_t bytes); /* the same, not zeroed: to be filled at once */
 char *sa_arena_strndup(SaArena *a, const char *s, size_t n);
 void sa_arena_free(SaArena *a); /* NULL is fine */
 

@@ -165,7 +165,7 @@ static SaStatus load_fd(SaArena *arena, int fd, SaWeightFile *f, SaError *err) {
     if ((uint64_t)st.st_size > SIZE_MAX)
         return sa_error_set(err, SA_E_LIMIT, none, "file too large");
     f->size = (size_t)st.st_size;
-    uint8_t *to = sa_arena_alloc(arena, f->size);
+    uint8_t *to = sa_arena_alloc_raw(arena, f->size);
     if (!to)
         return sa_error_set(err, SA_E_MEMORY, none, "out of memory");
     if (!read_all(fd, to, f->size))
@@ -263,7 +263,7 @@ static SaStatus bind_const(Binder *b, const SaValue *v, SaConst *c) {
     SA_TRY(b->unchecked ? sa_blob_read_unchecked(b->arena, f->bytes, f->size, c->blob_offset, stored, &data, b->err)
                         : sa_blob_find(f->bytes, f->size, c->blob_offset, t, stored, &data, b->err));
     if (small || (uintptr_t)data % sa_dtype_bytes(t)) {
-        void *copy = sa_arena_alloc(b->arena, c->bytes);
+        void *copy = sa_arena_alloc_raw(b->arena, c->bytes);
         if (!copy)
             return sa_error_set(b->err, SA_E_MEMORY, (SaPos){0, 0}, "out of memory");
         if (small)

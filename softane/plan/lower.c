@@ -252,7 +252,7 @@ SaStatus sa_lower_half(SaLower *l, const SaValue *v, bool *half, SaRef *out) {
     if (val->ready || v->type.dtype != SA_FP16 || n < HALF_MIN || !sa_mul_ok(n, 2, &bytes) || !c || !c->data || c->bytes < bytes)
         return SA_OK;
     if (!val->half) {
-        void *d = sa_arena_alloc(l->arena, bytes);
+        void *d = sa_arena_alloc_raw(l->arena, bytes);
         if (!d)
             return SA_E_MEMORY;
         memcpy(d, c->data, bytes);
