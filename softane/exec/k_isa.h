@@ -55,6 +55,16 @@ SA_INLINE float sa_float(uint32_t u) {
     return f;
 }
 
+/* a b + c, rounded once where that is one instruction. Never left to the compiler:
+ * the end of a vector loop must give what its body gives. */
+SA_INLINE float sa_fma(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 /* ============================== Rounding ================================== */
 
 /* x onto the fp16 grid, half away from zero: first to 11 significant bits,

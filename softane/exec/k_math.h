@@ -30,19 +30,19 @@ SA_INLINE int32_t m_int(float x) { return (int32_t)(x == x ? x : 0.0f); }
 /* e^r for |r| <= ln2 / 2: 1 + r + r^2 P(r). */
 SA_INLINE float m_exp_core(float r) {
     float p = 1.395047427e-03f;
-    p = p * r + 8.368882684e-03f;
-    p = p * r + 4.166620605e-02f;
-    p = p * r + 1.666651889e-01f;
-    p = p * r + 5.000000095e-01f;
-    return 1.0f + (r + r * r * p);
+    p = sa_fma(p, r, 8.368882684e-03f);
+    p = sa_fma(p, r, 4.166620605e-02f);
+    p = sa_fma(p, r, 1.666651889e-01f);
+    p = sa_fma(p, r, 5.000000095e-01f);
+    return 1.0f + sa_fma(r * r, p, r);
 }
 
 /* Results below 2^-126 are 0 and those from 2^127.5 on inf: fp16 ends at 2^-25
  * and 2^16, and a sum that a smaller one joins is at least 1. The integer is in
  * the low bits of the float that rounded it. */
 SA_INLINE float m_exp(float x) {
-    float t = x * 1.44269504f + 0x1.8p23f, n = t - 0x1.8p23f;
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* ln 2 in two parts */
+    float t = sa_fma(x, 1.44269504f, 0x1.8p23f), n = t - 0x1.8p23f;
+    float r = sa_fma(n, 2.12194440e-4f, sa_fma(n, -0.693359375f, x)); /* ln 2 in two parts */
     float y = m_exp_core(r) * sa_float((sa_bits(t) + 127u) << 23);
     y = x < -87.33f ? 0.0f : y;
     return x > 88.37f ? INFINITY : y;
@@ -58,12 +58,12 @@ SA_INLINE float m_exp2(float x) {
 /* e^x - 1: x + x^2 P(x) for |x| <= 0.5. */
 SA_INLINE float m_expm1(float x) {
     float p = 2.497024570e-05f;
-    p = p * x + 1.997402069e-04f;
-    p = p * x + 1.388854348e-03f;
-    p = p * x + 8.333140747e-03f;
-    p = p * x + 4.166666927e-02f;
-    p = p * x + 1.666666746e-01f;
-    p = p * x + 5.000000000e-01f;
+    p = sa_fma(p, x, 1.997402069e-04f);
+    p = sa_fma(p, x, 1.388854348e-03f);
+    p = sa_fma(p, x, 8.333140747e-03f);
+    p = sa_fma(p, x, 4.166666927e-02f);
+    p = sa_fma(p, x, 1.666666746e-01f);
+    p = sa_fma(p, x, 5.000000000e-01f);
     float a = x < 0.0f ? -x : x;
     return a <= 0.5f ? x + x * x * p : m_exp(x) - 1.0f;
 }
@@ -82,14 +82,14 @@ SA_INLINE float m_split(float x, float *e) {
 /* log(1 + m) = m - m^2/2 + m^3 P(m). */
 SA_INLINE float m_log1p_core(float m) {
     float p = 6.915290492e-02f;
-    p = p * m - 1.178976847e-01f;
-    p = p * m + 1.187299038e-01f;
-    p = p * m - 1.238435611e-01f;
-    p = p * m + 1.421865715e-01f;
-    p = p * m - 1.666925034e-01f;
-    p = p * m + 2.000222665e-01f;
-    p = p * m - 2.499998661e-01f;
-    p = p * m + 3.333331044e-01f;
+    p = sa_fma(p, m, -1.178976847e-01f);
+    p = sa_fma(p, m, 1.187299038e-01f);
+    p = sa_fma(p, m, -1.238435611e-01f);
+    p = sa_fma(p, m, 1.421865715e-01f);
+    p = sa_fma(p, m, -1.666925034e-01f);
+    p = sa_fma(p, m, 2.000222665e-01f);
+    p = sa_fma(p, m, -2.499998661e-01f);
+    p = sa_fma(p, m, 3.333331044e-01f);
     return m + (m * m * m * p - 0.5f * (m * m));
 }
 
@@ -127,14 +127,14 @@ SA_INLINE float m_tanh(float x) {
     c = c < -7.95f ? -7.95f : c;
     float z = c * c;
     float p = -6.251619935e-09f;
-    p = p * z + 7.227011852e-06f;
-    p = p * z + 2.705459978e-03f;
-    p = p * z + 1.272146972e-01f;
-    p = p * z + 1.0f;
+    p = sa_fma(p, z, 7.227011852e-06f);
+    p = sa_fma(p, z, 2.705459978e-03f);
+    p = sa_fma(p, z, 1.272146972e-01f);
+    p = sa_fma(p, z, 1.0f);
     float q = 1.978799299e-04f;
-    q = q * z + 2.288954291e-02f;
-    q = q * z + 4.605469288e-01f;
-    q = q * z + 1.0f;
+    q = sa_fma(q, z, 2.288954291e-02f);
+    q = sa_fma(q, z, 4.605469288e-01f);
+    q = sa_fma(q, z, 1.0f);
     float y = c * p / q;
     y = y > 1.0f ? 1.0f : y;
     return y < -1.0f ? -1.0f : y;
@@ -144,15 +144,15 @@ SA_INLINE float m_tanh(float x) {
 SA_INLINE float m_erfc_positive(float x) {
     float c = x > 10.5f ? 10.5f : x, t = 1.0f / (1.0f + 0.3f * c);
     float p = -1.276305567e-01f;
-    p = p * t + 4.750605259e-01f;
-    p = p * t - 4.869581067e-01f;
-    p = p * t + 5.129716362e-01f;
-    p = p * t - 6.477922838e-02f;
-    p = p * t + 1.982692586e-01f;
-    p = p * t + 1.543558438e-01f;
-    p = p * t + 1.693592227e-01f;
-    p = p * t + 1.693608811e-01f;
-    p = p * t - 9.494276684e-06f;
+    p = sa_fma(p, t, 4.750605259e-01f);
+    p = sa_fma(p, t, -4.869581067e-01f);
+    p = sa_fma(p, t, 5.129716362e-01f);
+    p = sa_fma(p, t, -6.477922838e-02f);
+    p = sa_fma(p, t, 1.982692586e-01f);
+    p = sa_fma(p, t, 1.543558438e-01f);
+    p = sa_fma(p, t, 1.693592227e-01f);
+    p = sa_fma(p, t, 1.693608811e-01f);
+    p = sa_fma(p, t, -9.494276684e-06f);
     return p * m_exp(-c * c);
 }
 
@@ -160,13 +160,13 @@ SA_INLINE float m_erfc_positive(float x) {
 SA_INLINE float m_erf(float x) {
     float a = x < 0.0f ? -x : x, z = x * x;
     float p = -9.641512384e-06f;
-    p = p * z + 1.125694655e-04f;
-    p = p * z - 8.482828649e-04f;
-    p = p * z + 5.220945419e-03f;
-    p = p * z - 2.686540004e-02f;
-    p = p * z + 1.128378197e-01f;
-    p = p * z - 3.761263843e-01f;
-    p = p * z + 1.128379167e+00f;
+    p = sa_fma(p, z, 1.125694655e-04f);
+    p = sa_fma(p, z, -8.482828649e-04f);
+    p = sa_fma(p, z, 5.220945419e-03f);
+    p = sa_fma(p, z, -2.686540004e-02f);
+    p = sa_fma(p, z, 1.128378197e-01f);
+    p = sa_fma(p, z, -3.761263843e-01f);
+    p = sa_fma(p, z, 1.128379167e+00f);
     float big = 1.0f - m_erfc_positive(a);
     big = x < 0.0f ? -big : big;
     return a <= 1.0f ? x * p : big;
@@ -224,15 +224,15 @@ SA_INLINE float m_cos(float x) {
 SA_INLINE float m_atan(float x) {
     float a = x < 0.0f ? -x : x, t = a > 1.0f ? 1.0f / a : a, z = t * t;
     float p = -1.753877285e-03f;
-    p = p * z + 1.072670664e-02f;
-    p = p * z - 3.080415301e-02f;
-    p = p * z + 5.755165423e-02f;
-    p = p * z - 8.377289149e-02f;
-    p = p * z + 1.094202160e-01f;
-    p = p * z - 1.426193135e-01f;
-    p = p * z + 1.999826587e-01f;
-    p = p * z - 3.333328364e-01f;
-    p = p * z + 9.999999976e-01f;
+    p = sa_fma(p, z, 1.072670664e-02f);
+    p = sa_fma(p, z, -3.080415301e-02f);
+    p = sa_fma(p, z, 5.755165423e-02f);
+    p = sa_fma(p, z, -8.377289149e-02f);
+    p = sa_fma(p, z, 1.094202160e-01f);
+    p = sa_fma(p, z, -1.426193135e-01f);
+    p = sa_fma(p, z, 1.999826587e-01f);
+    p = sa_fma(p, z, -3.333328364e-01f);
+    p = sa_fma(p, z, 9.999999976e-01f);
     float y = t * p;
     y = a > 1.0f ? 1.57079633f - y : y;
     return x < 0.0f ? -y : y;

@@ -87,30 +87,67 @@ SA_WIDE static void scale(float *d, const float *x, float f, size_t n) {
         d[i] = x[i] * f;
 }
 
-/* Softmax down `rows` lines, for `cols` columns. tmp: 2 * cols floats. */
-SA_WIDE static void softmax_cols(float *d, const float *x, size_t rows, size_t stride, size_t cols, float *tmp,
-                                 SaRoundFn *round) {
-    float *max = tmp, *sum = tmp + cols;
-    cols_MAX(max, x, rows, stride, cols);
-    SA_LOOP for (size_t c = 0; c < cols; c++)
+/* A block of columns is gone over three times. Its lines lie far apart, often in the same
+ * few sets of a cache, so they are copied together first (SaCols.tile). */
+enum { AHEAD = 16 }; /* lines; what is fetched before it is needed */
+
+SA_INLINE void fetch(const float *x, size_t cols, int write) {
+    for (size_t c = 0; c < cols; c += 16) {
+        if (write)
+            __builtin_prefetch(x + c, 1);
+        else
+            __builtin_prefetch(x + c, 0);
+    }
+}
+
+/* tile = x, and the fold of every column. */
+#define SA_DEF_GATHER(id)                                                                      \
+    SA_WIDE static void gather_##id(float *acc, const float *x, const SaCols *s) {             \
+        SA_LOOP for (size_t c = 0; c < s->cols; c++)                                           \
+            acc[c] = start_##id;                                                               \
+        for (size_t r = 0; r < s->rows; r++) {                                                 \
+            const float *from = x + r * s->stride;                                             \
+            float *to = s->tile + r * s->cols;                                                 \
+            if (r + AHEAD < s->rows)                                                           \
+                fetch(from + AHEAD * s->stride, s->cols, 0);                                   \
+            SA_LOOP for (size_t c = 0; c < s->cols; c++) {                                     \
+                float v = from[c];                                                             \
+                to[c] = v;                                                                     \
+                acc[c] = fold_##id(acc[c], v);                                                 \
+            }                                                                                  \
+        }                                                                                      \
+    }
+SA_DEF_GATHER(MAX)
+SA_DEF_GATHER(SUM)
+
+SA_WIDE static void softmax_cols(float *d, const float *x, const SaCols *s, float *tmp) {
+    float *max = tmp, *sum = tmp + s->cols, *at = s->tile ? s->tile : d;
+    const float *from = s->tile ? s->tile : x;
+    size_t step = s->tile ? s->cols : s->stride;
+    if (s->tile)
+        gather_MAX(max, x, s);
+    else
+        cols_MAX(max, x, s->rows, s->stride, s->cols);
+    SA_LOOP for (size_t c = 0; c < s->cols; c++)
         sum[c] = 0.0f;
-    for (size_t r = 0; r < rows; r++) {
-        const float *s = x + r * stride;
-        float *t = d + r * stride;
-        SA_LOOP for (size_t c = 0; c < cols; c++) {
-            float e = m_exp(s[c] - max[c]);
+    for (size_t r = 0; r < s->rows; r++) {
+        const float *a = from + r * step;
+        float *t = at + r * step;
+        SA_LOOP for (size_t c = 0; c < s->cols; c++) {
+            float e = m_exp(a[c] - max[c]);
             t[c] = e;
             sum[c] += e;
         }
     }
-    SA_LOOP for (size_t c = 0; c < cols; c++)
+    SA_LOOP for (size_t c = 0; c < s->cols; c++)
         sum[c] = 1.0f / sum[c];
-    for (size_t r = 0; r < rows; r++) {
-        float *t = d + r * stride;
-        SA_LOOP for (size_t c = 0; c < cols; c++)
-            t[c] *= sum[c];
-        if (round)
-            round(t, t, cols);
+    for (size_t r = 0; r < s->rows; r++) {
+        float *to = d + r * s->stride;
+        if (s->tile && r + AHEAD < s->rows)
+            fetch(to + AHEAD * s->stride, s->cols, 1);
+        s->mul(to, at + r * step, sum, s->cols);
+        if (s->round)
+            s->round(to, to, s->cols);
     }
 }
 
@@ -154,32 +191,37 @@ SA_WIDE static void norm_row(float *d, const float *x, const float *gamma, const
     }
 }
 
-SA_WIDE static void norm_cols(float *d, const float *x, const float *gamma, const float *beta, float eps,
-                              size_t rows, size_t stride, size_t cols, float *tmp, SaRoundFn *round) {
-    float *mean = tmp, *f = tmp + cols, count = (float)rows;
-    cols_SUM(mean, x, rows, stride, cols);
-    SA_LOOP for (size_t c = 0; c < cols; c++) {
+SA_WIDE static void norm_cols(float *d, const float *x, const float *gamma, const float *beta, float eps, const SaCols *s,
+                              float *tmp) {
+    float *mean = tmp, *f = tmp + s->cols, count = (float)s->rows;
+    const float *from = s->tile ? s->tile : x;
+    size_t step = s->tile ? s->cols : s->stride;
+    if (s->tile)
+        gather_SUM(mean, x, s);
+    else
+        cols_SUM(mean, x, s->rows, s->stride, s->cols);
+    SA_LOOP for (size_t c = 0; c < s->cols; c++) {
         mean[c] /= count;
         f[c] = 0.0f;
     }
-    for (size_t r = 0; r < rows; r++) {
-        const float *s = x + r * stride;
-        float *t = d + r * stride;
-        SA_LOOP for (size_t c = 0; c < cols; c++) {
-            float v = s[c] - mean[c];
-            t[c] = v;
+    for (size_t r = 0; r < s->rows; r++) {
+        const float *a = from + r * step;
+        SA_LOOP for (size_t c = 0; c < s->cols; c++) {
+            float v = a[c] - mean[c];
             f[c] += v * v;
         }
     }
-    SA_LOOP for (size_t c = 0; c < cols; c++)
+    SA_LOOP for (size_t c = 0; c < s->cols; c++)
         f[c] = 1.0f / sqrtf(f[c] / count + eps);
-    for (size_t r = 0; r < rows; r++) {
-        const float g = gamma ? gamma[r] : 1.0f, b = beta ? beta[r] : 0.0f;
-        float *t = d + r * stride;
-        SA_LOOP for (size_t c = 0; c < cols; c++)
-            t[c] = t[c] * f[c] * g + b;
-        if (round)
-            round(t, t, cols);
+    for (size_t r = 0; r < s->rows; r++) {
+        const float g = gamma ? gamma[r] : 1.0f, b = beta ? beta[r] : 0.0f, *a = from + r * step;
+        float *t = d + r * s->stride;
+        if (s->tile && r + AHEAD < s->rows)
+            fetch(t + AHEAD * s->stride, s->cols, 1);
+        SA_LOOP for (size_t c = 0; c < s->cols; c++)
+            t[c] = (a[c] - mean[c]) * f[c] * g + b;
+        if (s->round)
+            s->round(t, t, s->cols);
     }
 }
 

@@ -101,6 +101,14 @@ typedef struct {
     bool sums;                           /* C gets the sums as int32, INT32_MAX or _MIN when beyond */
 } SaFixedOut;
 
+/* Columns of softmax and norms: `rows` lines of `cols` values, `stride` floats apart. */
+typedef struct {
+    size_t rows, stride, cols;
+    float *tile;      /* scratch of rows * cols floats that stays in L2, or NULL */
+    SaBinaryFn *mul;  /* what scales, perhaps with the rounding inside */
+    SaRoundFn *round; /* applied line by line after all else, or NULL */
+} SaCols;
+
 typedef struct {
     const char *name; /* "x86-64-v4", "x86-64-v3", "baseline" */
 
@@ -129,10 +137,9 @@ typedef struct {
     void (*scale)(float *d, const float *x, float f, size_t n);      /* d = x * f */
     void (*norm_row)(float *d, const float *x, const float *gamma, const float *beta, float eps, size_t n);
     /* gamma, beta of norm_*: [n] (rows) or [rows] (columns), or NULL = 1 and 0.
-     * tmp: 2 * cols floats. `round` (may be NULL) is applied line by line. */
-    void (*norm_cols)(float *d, const float *x, const float *gamma, const float *beta, float eps,
-                      size_t rows, size_t stride, size_t cols, float *tmp, SaRoundFn *round);
-    void (*softmax_cols)(float *d, const float *x, size_t rows, size_t stride, size_t cols, float *tmp, SaRoundFn *round);
+     * tmp: 2 * cols floats. */
+    void (*norm_cols)(float *d, const float *x, const float *gamma, const float *beta, float eps, const SaCols *s, float *tmp);
+    void (*softmax_cols)(float *d, const float *x, const SaCols *s, float *tmp);
 
     /* k_shape.c */
     void (*transpose)(float *d, size_t d_stride, const float *s, size_t s_stride, size_t rows, size_t cols);

@@ -9,7 +9,7 @@
 
 #include "exec.h"
 
-enum { NARROW = 64, WIDE = 512, ROWS_AT_ONCE = 256, BLOCK_FLOATS = 1 << 16 };
+enum { NARROW = 64, TILE_NARROW = 16, WIDE = 512, ROWS_AT_ONCE = 256, BLOCK_FLOATS = 1 << 16 };
 
 typedef struct {
     SaRun *run;
@@ -20,6 +20,7 @@ typedef struct {
     bool away;                 /* round is AWAY: products have it inside */
     size_t per_chunk;          /* rows, or blocks of columns */
     size_t width, blocks;      /* columns per block, blocks per outer index */
+    bool tiled;                /* a block is copied together before it is worked on */
 } FoldJob;
 
 static FoldJob job_of(SaRun *r, const SaStep *s) {
@@ -30,9 +31,12 @@ static FoldJob job_of(SaRun *r, const SaStep *s) {
                  .beta = f->has_beta ? sa_run_at(r, s->in[2]) : NULL,
                  .round = round == SA_ROUND_NONE ? NULL : r->k->round[round]};
     j.away = round == SA_ROUND_AWAY;
-    /* Softmax and norms go over a block three times: it should be in L2 then. */
+    /* Softmax and norms go over a block three times: it should be in L2 then. What is
+     * narrower than its lines is copied there. */
     j.width = f->inner > 1024 && s->kind == SA_STEP_REDUCE ? WIDE : BLOCK_FLOATS / f->len & ~(size_t)15;
-    j.width = j.width < NARROW ? NARROW : j.width > WIDE ? WIDE : j.width;
+    j.tiled = s->kind != SA_STEP_REDUCE && j.width >= TILE_NARROW && j.width < f->inner;
+    size_t narrow = j.tiled ? TILE_NARROW : NARROW;
+    j.width = j.width < narrow ? narrow : j.width > WIDE ? WIDE : j.width;
     j.width = j.width < f->inner ? j.width : f->inner;
     j.blocks = (f->inner + j.width - 1) / j.width;
     j.per_chunk = f->inner == 1 ? sa_units_per_chunk(f->len) : sa_units_per_chunk(f->len * j.width);
@@ -58,6 +62,13 @@ static size_t block_at(const FoldJob *j, size_t unit, size_t *outer, size_t *col
     *outer = unit / j->blocks;
     *column = unit % j->blocks * j->width;
     return j->f->inner - *column < j->width ? j->f->inner - *column : j->width;
+}
+
+/* Scratch that is not to be had is done without: the same bits, slower. */
+static SaCols cols_of(const FoldJob *j, size_t n) {
+    const SaKernels *k = j->run->k;
+    return (SaCols){.rows = j->f->len, .stride = j->f->inner, .cols = n,
+                    .tile = j->tiled ? sa_scratch(SA_SCRATCH_PACK, BLOCK_FLOATS) : NULL, .mul = k->binary_vv[SA_B_MUL], .round = j->round};
 }
 
 /* ============================== Reductions ================================ */
@@ -161,7 +172,12 @@ static void softmax_columns(void *context, size_t chunk) {
     units_of(j, chunk, &first, &last);
     for (size_t u = first; u < last; u++) {
         size_t n = block_at(j, u, &outer, &column), at = outer * j->f->len * j->f->inner + column;
-        j->run->k->softmax_cols(j->out + at, j->x + at, j->f->len, j->f->inner, n, tmp, j->round);
+        SaCols s = cols_of(j, n);
+        if (j->away) {
+            s.mul = j->run->k->away_vv[SA_B_MUL];
+            s.round = NULL;
+        }
+        j->run->k->softmax_cols(j->out + at, j->x + at, &s, tmp);
     }
 }
 
@@ -199,7 +215,8 @@ static void norm_columns(void *context, size_t chunk) {
     for (size_t u = first; u < last; u++) {
         size_t n = block_at(j, u, &outer, &column), at = outer * j->f->len * j->f->inner + column;
         if (j->f->kind != SA_OP_L2_NORM) {
-            j->run->k->norm_cols(j->out + at, j->x + at, j->gamma, j->beta, j->f->eps, j->f->len, j->f->inner, n, tmp, j->round);
+            SaCols s = cols_of(j, n);
+            j->run->k->norm_cols(j->out + at, j->x + at, j->gamma, j->beta, j->f->eps, &s, tmp);
             continue;
         }
         for (size_t i = 0; i < n; i++)
