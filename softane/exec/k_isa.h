@@ -20,10 +20,16 @@
 #define SA_LOOP _Pragma("clang loop vectorize(assume_safety) vectorize_width(16)")
 #elif defined(__clang__)
 #define SA_LOOP _Pragma("clang loop vectorize(assume_safety)")
+#define SA_LOOP_4 _Pragma("clang loop vectorize(assume_safety) interleave_count(4)")
 #elif defined(__GNUC__)
 #define SA_LOOP _Pragma("GCC ivdep")
 #else
 #define SA_LOOP
+#endif
+/* Four vectors side by side: a long chain of dependent operations otherwise fills the
+ * scheduler of a core, and few of them overlap. */
+#ifndef SA_LOOP_4
+#define SA_LOOP_4 SA_LOOP
 #endif
 
 /* At the top of a block: sums may be regrouped, a*b+c may be one instruction. */
@@ -83,8 +89,19 @@ SA_INLINE float sa_grid_limited(float x, uint32_t limit) {
     return sa_float(r | s);
 }
 
+#if defined(__F16C__) && !defined(__AVX512F__)
+/* The same by the instructions that convert to fp16, which round half to even: what
+ * is on 11 bits with a bit far below has no ties. What is so large that the carry
+ * would leave the numbers becomes inf by itself; NaN stays one. */
+SA_INLINE float sa_grid_away(float x) {
+    uint32_t u = sa_bits(x), r = ((u + 0x1000u) & ~0x1fffu) | 0x800u;
+    r = (int32_t)(u & 0x7fffffffu) < 0x7f000000 ? r : u;
+    return (float)(__fp16)sa_float(r);
+}
+#else
 /* 65520 and above round to 65536, which is inf. */
 SA_INLINE float sa_grid_away(float x) { return sa_grid_limited(x, 0x477ff000u); }
+#endif
 
 /* The product unit: |y| >= 32768 is out of its range. */
 SA_INLINE float sa_grid_product(float x) { return sa_grid_limited(x, 0x47000000u); }

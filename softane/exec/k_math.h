@@ -48,6 +48,14 @@ SA_INLINE float m_exp(float x) {
     return x > 88.37f ? INFINITY : y;
 }
 
+/* The same for x <= 0 or NaN. */
+SA_INLINE float m_exp_down(float x) {
+    float t = sa_fma(x, 1.44269504f, 0x1.8p23f), n = t - 0x1.8p23f;
+    float r = sa_fma(n, 2.12194440e-4f, sa_fma(n, -0.693359375f, x));
+    float y = m_exp_core(r) * sa_float((sa_bits(t) + 127u) << 23);
+    return x < -87.33f ? 0.0f : y;
+}
+
 SA_INLINE float m_exp2(float x) {
     float c = x > 129.0f ? 129.0f : x;
     c = c < -151.0f ? -151.0f : c;

@@ -75,8 +75,10 @@ SA_WIDE static float exp_sum(float *d, const float *x, float max, size_t n) {
     for (size_t at = 0; at < n; at += BLOCK) {
         size_t k = n - at < BLOCK ? n - at : BLOCK;
         float *to = d ? d + at : t;
-        SA_LOOP for (size_t i = 0; i < k; i++)
-            to[i] = m_exp(x[at + i] - max);
+        for (size_t i = 0; i < k; i += 16) /* the next row, while this one is worked on */
+            __builtin_prefetch(x + n + at + i, 0, 2);
+        SA_LOOP_4 for (size_t i = 0; i < k; i++)
+            to[i] = m_exp_down(x[at + i] - max);
         sum += row_SUM(to, k);
     }
     return sum;
@@ -89,7 +91,7 @@ SA_WIDE static void scale(float *d, const float *x, float f, size_t n) {
 
 /* A block of columns is gone over three times. Its lines lie far apart, often in the same
  * few sets of a cache, so they are copied together first (SaCols.tile). */
-enum { AHEAD = 16 }; /* lines; what is fetched before it is needed */
+enum { AHEAD = 8 }; /* lines; what is fetched before it is needed */
 
 SA_INLINE void fetch(const float *x, size_t cols, int write) {
     for (size_t c = 0; c < cols; c += 16) {
@@ -134,7 +136,7 @@ SA_WIDE static void softmax_cols(float *d, const float *x, const SaCols *s, floa
         const float *a = from + r * step;
         float *t = at + r * step;
         SA_LOOP for (size_t c = 0; c < s->cols; c++) {
-            float e = m_exp(a[c] - max[c]);
+            float e = m_exp_down(a[c] - max[c]);
             t[c] = e;
             sum[c] += e;
         }

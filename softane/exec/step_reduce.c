@@ -9,7 +9,7 @@
 
 #include "exec.h"
 
-enum { NARROW = 64, TILE_NARROW = 16, WIDE = 512, ROWS_AT_ONCE = 256, BLOCK_FLOATS = 1 << 16 };
+enum { NARROW = 64, TILE_NARROW = 16, WIDE = 512, ROWS_AT_ONCE = 256, BLOCK_FLOATS = 1 << 17 };
 
 typedef struct {
     SaRun *run;
@@ -34,10 +34,16 @@ static FoldJob job_of(SaRun *r, const SaStep *s) {
     /* Softmax and norms go over a block three times: it should be in L2 then. What is
      * narrower than its lines is copied there. */
     j.width = f->inner > 1024 && s->kind == SA_STEP_REDUCE ? WIDE : BLOCK_FLOATS / f->len & ~(size_t)15;
-    j.tiled = s->kind != SA_STEP_REDUCE && j.width >= TILE_NARROW && j.width < f->inner;
-    size_t narrow = j.tiled ? TILE_NARROW : NARROW;
+    size_t narrow = s->kind != SA_STEP_REDUCE && j.width >= TILE_NARROW ? TILE_NARROW : NARROW;
     j.width = j.width < narrow ? narrow : j.width > WIDE ? WIDE : j.width;
+    if (s->kind != SA_STEP_REDUCE) { /* blocks alike, and work for some threads */
+        size_t parts = (f->inner + j.width - 1) / j.width;
+        while (f->outer * parts < 4 && f->inner / (2 * parts) >= NARROW)
+            parts *= 2;
+        j.width = ((f->inner + parts - 1) / parts + 15) & ~(size_t)15;
+    }
     j.width = j.width < f->inner ? j.width : f->inner;
+    j.tiled = s->kind != SA_STEP_REDUCE && j.width < f->inner && j.width * f->len <= BLOCK_FLOATS;
     j.blocks = (f->inner + j.width - 1) / j.width;
     j.per_chunk = f->inner == 1 ? sa_units_per_chunk(f->len) : sa_units_per_chunk(f->len * j.width);
     if (f->inner == 1 && j.per_chunk > ROWS_AT_ONCE)

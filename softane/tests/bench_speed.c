@@ -6,7 +6,9 @@
  * Both sides of every ratio are measured turn by turn, so that what else the
  * machine does meets both; the ratio is of the lower fifths. Checks nothing.
  *
- * Usage: bench_speed [rounds]   15 */
+ * Usage: bench_speed [rounds [cpu [STEP]]]   15
+ *   cpu: one thread and its processor time, for a machine that others use too
+ *   STEP: only the steps whose name begins so */
 #include <math.h>
 #include <pthread.h>
 #include <time.h>
@@ -14,13 +16,17 @@
 #include "exec_programs.h"
 #include "ops_harness.h"
 
-static int rounds = 15;
+static int rounds = 15, threads = 0;
+static const char *only; /* NULL: everything */
+
+static bool wanted(const char *label) { return !only || strncmp(label, only, strlen(only)) == 0; }
+static clockid_t clock_used = CLOCK_MONOTONIC;
 
 /* ============================== Clock ===================================== */
 
 static double now(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock_used, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -69,8 +75,8 @@ static void wide_copy_chunk(void *context, size_t chunk) {
     static const float none[2];
     k->unary[SA_U_COPY](stream[0] + chunk * STREAM_PART, stream[1] + chunk * STREAM_PART, none, STREAM_PART);
 }
-static void stream_copy(void *c) { sa_parallel(0, STREAM_FLOATS / STREAM_PART, wide_copy_chunk, c); }
-static void stream_add(void *c) { sa_parallel(0, STREAM_FLOATS / STREAM_PART, add_chunk, c); }
+static void stream_copy(void *c) { sa_parallel(threads, STREAM_FLOATS / STREAM_PART, wide_copy_chunk, c); }
+static void stream_add(void *c) { sa_parallel(threads, STREAM_FLOATS / STREAM_PART, add_chunk, c); }
 static const double STREAM_COUNT = (double)(int)STREAM_FLOATS;
 
 /* ============================== Plans ===================================== */
@@ -83,7 +89,7 @@ typedef struct {
 
 static void evaluate(void *context) {
     Ready *r = context;
-    run(r->plan, &r->s, SA_NUMERICS_FAST, 0);
+    run(r->plan, &r->s, SA_NUMERICS_FAST, threads);
 }
 
 static Ready ready(const char *text, bool fused) {
@@ -116,7 +122,7 @@ typedef struct {
 } TwoHalves;
 
 static void half_chunk(void *context, size_t chunk) { sa_gemm(sa_kernels_get(), &((const TwoHalves *)context)->half[chunk]); }
-static void two_halves(void *context) { sa_parallel(0, 2, half_chunk, context); }
+static void two_halves(void *context) { sa_parallel(threads, 2, half_chunk, context); }
 
 /* y = conv(x, w), 1x1, beside C = W X by one BLAS call on each half of the rows. */
 static void bench_product(size_t m, size_t k, size_t n) {
@@ -149,6 +155,8 @@ enum { CHANNELS = 2048, WIDTH = 8192, TIMES = 6 }; /* 64 MB per slot */
 
 /* One operation several times over, each reading what the last made, none joined. */
 static void bench_step(const char *label, const char *consts, const char *op, double bytes) {
+    if (!wanted(label))
+        return;
     char text[6000], prev[16] = "x";
     size_t n = (size_t)snprintf(text, sizeof text, "%sfunc main<ios18>(" T("1, %d, 1, %d") " x, " T("1, %d, 1, %d") " z) {\n%s", HEAD, CHANNELS, WIDTH, CHANNELS,
                                 WIDTH, consts);
@@ -177,6 +185,8 @@ static void bench_step(const char *label, const char *consts, const char *op, do
 
 /* RMSNorm written out, as trainers have it. */
 static void bench_rms(void) {
+    if (!wanted("RMSNorm"))
+        return;
     char text[4000];
     snprintf(text, sizeof text,
              "%sfunc main<ios18>(" T("1, %d, 1, %d") " x) {\n" VEC("a", "1", "1") BOOL("k", "true") F16("c", "0.0005") F16("e", "0.00001") F16("p", "-0.5")
@@ -292,7 +302,14 @@ static void bench_kernel(char *text, size_t cap) {
 int main(int argc, char **argv) {
     static char text[1 << 17];
     rounds = argc > 1 && atoi(argv[1]) > 0 ? atoi(argv[1]) : rounds;
-    printf("blas %s, isa %s, %d processors\n", sa_exec_blas(), sa_exec_isa(), sa_parallel_width());
+    bool alone = argc > 2 && strcmp(argv[2], "cpu") == 0;
+    only = argc > 3 ? argv[3] : NULL;
+    if (alone) {
+        threads = 1;
+        clock_used = CLOCK_THREAD_CPUTIME_ID;
+    }
+    printf("blas %s, isa %s, %d processors%s\n", sa_exec_blas(), sa_exec_isa(), sa_parallel_width(),
+           alone ? ", one thread, its processor time" : "");
     for (int i = 0; i < 3; i++)
         if (!(stream[i] = sa_malloc(sizeof(float) * STREAM_FLOATS)))
             return 2;
@@ -300,17 +317,25 @@ int main(int argc, char **argv) {
     measure(e, 2);
     printf("STREAM, 64 MB arrays: copy %.1f GB/s, add %.1f GB/s\n", 8e-9 * STREAM_COUNT / e[0].seconds,
            12e-9 * STREAM_COUNT / e[1].seconds);
-    bench_kernel(text, sizeof text);
-    bench_at_once(text);
-    bench_product(768, 768, 256);
-    bench_product(2048, 768, 256);
-    bench_product(768, 2048, 256);
-    bench_product(32000, 768, 256);
+    if (!only) {
+        bench_kernel(text, sizeof text);
+        if (!alone)
+            bench_at_once(text);
+        bench_product(768, 768, 256);
+        bench_product(2048, 768, 256);
+        bench_product(768, 2048, 256);
+        bench_product(32000, 768, 256);
+    }
     rounds = rounds > 7 ? 7 : rounds;
     bench_step("mul(x, z)", "", "mul(x=%s, y=z)", 12);
     bench_step("add(x, scalar)", F16("k", "0.5"), "add(x=%s, y=k)", 8);
     bench_step("sigmoid", "", "sigmoid(x=%s)", 8);
     bench_step("tanh", "", "tanh(x=%s)", 8);
+    bench_step("gelu", STR("m", "EXACT"), "gelu(x=%s, mode=m)", 8);
+    bench_step("gelu, tanh form", STR("m", "TANH_APPROXIMATION"), "gelu(x=%s, mode=m)", 8);
+    bench_step("gelu, sigmoid form", STR("m", "SIGMOID_APPROXIMATION"), "gelu(x=%s, mode=m)", 8);
+    bench_step("silu", "", "silu(x=%s)", 8);
+    bench_step("exp", "", "exp(x=%s)", 8);
     bench_step("softmax, last axis", I32("a", "-1"), "softmax(x=%s, axis=a)", 8);
     bench_step("softmax, channels", I32("a", "1"), "softmax(x=%s, axis=a)", 8);
     bench_step("layer_norm, channels", VEC("a", "1", "1"), "layer_norm(x=%s, axes=a)", 8);
