@@ -100,7 +100,8 @@ static void job_free(Job *j) {
     free(j);
 }
 
-static void *job_main(void *arg) {
+/* A block's function is called without knowing what the block holds: never its exact type. */
+__attribute__((no_sanitize("function"))) static void *job_main(void *arg) {
     Job *j = arg;
     GSRegisterCurrentThread();
     @autoreleasepool {
