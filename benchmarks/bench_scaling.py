@@ -5,11 +5,11 @@
     python benchmarks/bench_scaling.py --only product gradients
     python benchmarks/bench_scaling.py --keep DIR      runs that are finished there are not repeated
 
-Three parts: the relative error of one product with K = 4096 under ``numerics=silicon``; the error
+Four parts: the relative error of one product with K = 4096 under ``numerics=silicon``; the error
 of every gradient of the model, at its initial weights and after training; the model trained with
-one seed under ``fast`` and ``silicon``, with and without scaling. The tables go into
+one seed under ``fast`` and ``silicon``, with and without scaling; and what scaling costs. The tables go into
 docs/SCALING.md, the curves into docs/scaling.png, the numbers into benchmarks/scaling.json.
-Nothing here is a time: the figures are the same on a busy machine.
+Only the cost is a time (``--only cost``: printed, a ratio of medians of turns in one process).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +79,17 @@ def product_errors(k: int = 4096, rows: int = 512, tokens: int = 256) -> dict[st
     w = (rng.standard_normal((rows, k)) / np.sqrt(k)).astype(np.float32)
     exact = w.astype(np.float64) @ x.astype(np.float64)
     f = mil.Function()
-    f.output("y", f.conv(f.input("x", (1, k, 1, tokens)), f.weight("w", (rows, k, 1, 1), "w")))
+    f.output(
+        "y",
+        f.conv(f.input("x", (1, k, 1, tokens)), f.weight("w", (rows, k, 1, 1), "w")),
+    )
     text = f.build()
     kernel = ane.Kernel(
-        "conv", text.text, inputs=text.inputs, outputs=text.outputs, weights=text.weights
+        "conv",
+        text.text,
+        inputs=text.inputs,
+        outputs=text.outputs,
+        weights=text.weights,
     )
     chosen = fit(float(np.abs(exact).max()), PRODUCT)
     errors: dict[str, float] = {}
@@ -160,6 +169,43 @@ def gradient_errors(
     return made
 
 
+# =============================== Cost ===========================================
+
+
+def cost(model: LlamaConfig, numerics: str, rounds: int = 24) -> list[str]:
+    """Micro-steps without and with powers of two, in turns; the choice at a boundary."""
+    rng = np.random.default_rng(0)
+    params = init_params(model, rng)
+    window = rng.integers(0, model.vocab, model.seq + 1).astype(np.int32)
+    taken: tuple[list[float], ...] = ([], [], [], [])
+    with soft.using(numerics=numerics, compile_limit=0), ExitStack() as stack:
+        steps = []
+        for scaled in (False, True):
+            program = LlamaProgram(model, scaled=scaled)
+            scales = Scales(program) if scaled else None
+            weights = {**params, **(scales.tensors(0) if scales else {})}
+            trainer = stack.enter_context(ane.DoubleBufferedTrainer(program.kernel_set(), weights))
+            grads = {n: np.zeros_like(p) for n, p in params.items()}
+            steps.append(MicroStep(program, trainer, grads, scales=scales))
+        assert scales is not None
+
+        def timed(into: list[float], call: Callable[[], object]) -> None:
+            begin = time.perf_counter()
+            call()
+            into.append(time.perf_counter() - begin)
+
+        for i in range(rounds):
+            for step, into in zip(steps, taken, strict=False):
+                timed(into, lambda step=step: step(window[:-1], window[1:], 1024.0))
+            timed(taken[2], steps[1].watch)
+            timed(taken[3], lambda i=i: scales.choose(params, i))
+    off, on, watch, choose = (1000 * float(np.median(t[1:])) for t in taken)
+    return [
+        f"micro-step {off:.1f} ms, with powers of two {on:.1f} ms, ratio {on / off:.3f}",
+        f"at a boundary: ranges {watch:.2f} ms, choice {choose:.2f} ms",
+    ]
+
+
 # =============================== Training =======================================
 
 
@@ -186,11 +232,20 @@ def run_setting(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.keep) / setting.key
     done = folder / "finished.json"
     if not (done.exists() and json.loads(done.read_text()) == settings_of(setting, args)):
-        command = [sys.executable, __file__, "--train", setting.key, "--keep", str(args.keep)]
+        command = [
+            sys.executable,
+            __file__,
+            "--train",
+            setting.key,
+            "--keep",
+            str(args.keep),
+        ]
         for name in ("model", "updates", "windows", "lr", "seed"):
             command += [f"--{name}", str(getattr(args, name))]
         subprocess.run(
-            command, check=True, env={**os.environ, "SOFTANE_NUMERICS": setting.numerics}
+            command,
+            check=True,
+            env={**os.environ, "SOFTANE_NUMERICS": setting.numerics},
         )
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     updates = [r for r in records if r["kind"] == "update"]
@@ -232,7 +287,10 @@ def product_table(found: dict[str, Any]) -> list[str]:
 
 def gradient_table(when: str, found: dict[str, Any]) -> list[str]:
     lines = [f"### Error of the gradients, {when}", ""]
-    lines += ["| setting | of all | median tensor | worst tensor | |", "|---|--:|--:|--:|---|"]
+    lines += [
+        "| setting | of all | median tensor | worst tensor | |",
+        "|---|--:|--:|--:|---|",
+    ]
     for label, row in found.items():
         cells = " | ".join(percent(row[k]) for k in ("all", "median", "worst"))
         lines.append(f"| {label} | {cells} | `{row['where']}` |")
@@ -244,8 +302,7 @@ def training_table(runs: dict[str, Any], args: argparse.Namespace) -> list[str]:
     lines = [
         f"### {args.model}, {args.updates} updates of {args.windows} windows, seed {args.seed}",
         "",
-        "| setting | training loss, last tenth | validation | against fast | largest difference "
-        "of an update's loss | skipped |",
+        "| setting | training loss, last tenth | validation | against fast | distance | skipped |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for setting in SETTINGS:
@@ -255,11 +312,16 @@ def training_table(runs: dict[str, Any], args: argparse.Namespace) -> list[str]:
         tenth = max(1, len(run["loss"]) // 10)
         last = list(run["valid"].values())[-1]
         apart = last - list(base["valid"].values())[-1]
-        most = max(abs(a - b) for a, b in zip(run["loss"], base["loss"], strict=True))
+        pairs = zip(run["loss"][-tenth:], base["loss"][-tenth:], strict=True)
+        distance = np.mean([abs(a - b) for a, b in pairs])
         lines.append(
             f"| {setting.label} | {np.mean(run['loss'][-tenth:]):.4f} | {last:.4f} "
-            f"| {apart:+.4f} | {most:.4f} | {run['skipped']} |"
+            f"| {apart:+.4f} | {distance:.4f} | {run['skipped']} |"
         )
+    lines += [
+        "",
+        "Distance: mean difference of an update's loss from `fast`, last tenth of the run.",
+    ]
     return lines
 
 
@@ -310,7 +372,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", help="directory of the runs; none: a temporary one")
-    parser.add_argument("--only", nargs="+", choices=("product", "gradients", "train"))
+    parser.add_argument("--only", nargs="+", choices=("product", "gradients", "train", "cost"))
     parser.add_argument("--train", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.train:
@@ -346,6 +408,12 @@ def report(args: argparse.Namespace) -> None:
             numbers["trained"] = gradient_errors(model, params, windows)
             when = f"after {args.updates} updates"
             lines += [*gradient_table(when, numbers["trained"]), ""]
+    if "cost" in parts:
+        lines += [
+            f"{numerics}: {line}"
+            for numerics in ("fast", "silicon")
+            for line in cost(model, numerics)
+        ]
     print("\n".join(lines))
     if not args.only:
         NUMBERS.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
