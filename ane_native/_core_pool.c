@@ -155,6 +155,8 @@ int ane_job_wait(AneJob *j, int32_t slice_ms, AneAnswer *answer) {
     if (done)
         *answer = j->answer;
     pthread_mutex_unlock(&p->lock);
+    if (!done)
+        ane_pool_help_spawn(p);
     return done ? ANE_OK : ANE_AGAIN;
 }
 
@@ -323,6 +325,8 @@ int ane_pool_close(AneHandle pool, int32_t slice_ms, AneError *err) {
         waited = pthread_cond_timedwait(&p->done, &p->lock, &until);
     bool ended = p->ended;
     pthread_mutex_unlock(&p->lock);
+    if (!ended)
+        ane_pool_help_spawn(p);
     AneObject *o;
     if (ended && ane_handle_take(pool, ANE_KIND_POOL, &o, NULL) == ANE_OK) {
         pthread_join(p->thread, NULL);

@@ -65,6 +65,8 @@ struct AnePool {
     AneJob *head, **tail;
     AnePoolStats stats;
     uint64_t last_job, last_serial;
+    uint64_t spawning;   /* since when the thread is inside a spawn; 0: it is not */
+    long thread_id;      /* of the thread, Linux only */
     /* fixed */
     AnePoolOptions options;
     char **argv, **env;
@@ -92,5 +94,8 @@ AneJob *ane_pool_retry_locked(AnePool *p, AneJob *j, uint64_t serial);
 /* ============================== The thread (_core_pool_process.c) ========= */
 
 void *ane_pool_run(void *pool);
+/* For those who wait for the thread: a spawn returns when the child executes its program, and a
+ * child that somebody stops before that would hold up the thread for ever. It is continued. */
+void ane_pool_help_spawn(AnePool *p);
 
 #endif

@@ -25,6 +25,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,6 +37,7 @@
 
 enum {
     WORKER_FD = 3,           /* where a worker finds its socket */
+    SPAWN_MS = 1000,         /* a spawn that takes longer is helped */
     START_MS = 60000,        /* from spawn to greeting, at most */
     LEAVE_MS = 1000,         /* from the end of its socket to the end of a worker */
     EXIT_MS = 10,            /* a child whose exit is due is looked at this often */
@@ -111,6 +115,37 @@ static int spawn(const AnePool *p, int socket, pid_t *pid) {
     return why;
 }
 
+void ane_pool_help_spawn(AnePool *p) {
+#ifdef __linux__
+    char path[64], text[4096];
+    pthread_mutex_lock(&p->lock);
+    uint64_t since = p->spawning;
+    bool late = since && ane_now_ns() > since + (uint64_t)SPAWN_MS * 1000000u;
+    if (late)
+        p->spawning = ane_now_ns(); /* again in as long */
+    snprintf(path, sizeof path, "/proc/self/task/%ld/children", p->thread_id);
+    int fd = late ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = 0;
+    /* children of that thread: nobody else reaps them, so a number is still theirs */
+    for (char *at = text, *end; late; at = end) {
+        long pid = strtol(at, &end, 10);
+        if (end == at)
+            break;
+        bool known = false;
+        for (int i = 0; i < p->stats.alive; i++)
+            known |= p->stats.pids[i] == pid;
+        if (!known && pid > 1)
+            kill((pid_t)pid, SIGCONT);
+    }
+    pthread_mutex_unlock(&p->lock);
+#else
+    (void)p; /* there the system call makes the process whole */
+#endif
+}
+
 /* A process did not come up, or ended at once: the next start waits, longer each time. */
 static void back_off(AnePool *p, uint64_t now) {
     int n = p->bad_starts + p->early_ends;
@@ -140,7 +175,13 @@ static void start_worker(AnePool *p, uint64_t now) {
         could_not_start(p, "no socket for", errno, now);
         return;
     }
+    pthread_mutex_lock(&p->lock);
+    p->spawning = now;
+    pthread_mutex_unlock(&p->lock);
     int why = spawn(p, pair[1], &pid);
+    pthread_mutex_lock(&p->lock);
+    p->spawning = 0;
+    pthread_mutex_unlock(&p->lock);
     close(pair[1]);
     if (why != 0) {
         close(pair[0]);
@@ -570,6 +611,11 @@ static void wind_up(AnePool *p) {
 void *ane_pool_run(void *context) {
     AnePool *p = context;
     sigset_t all;
+#ifdef __linux__
+    pthread_mutex_lock(&p->lock);
+    p->thread_id = syscall(SYS_gettid);
+    pthread_mutex_unlock(&p->lock);
+#endif
     sigfillset(&all); /* signals are the training thread's */
     pthread_sigmask(SIG_SETMASK, &all, NULL);
     for (;;) {

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import signal
 import sys
 import threading
 import time
@@ -13,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
-from workers.test_workers import _nothing_left, kernels, run, weights  # noqa: F401
+from workers.test_workers import _nothing_left, children, kernels, run, weights  # noqa: F401
 
 import ane_native as ane
 from ane_native import soft
@@ -131,3 +134,36 @@ def test_a_worker_that_ends_after_its_greeting_is_not_started_in_a_rush() -> Non
 def test_patience_has_bounds(patience: float) -> None:
     with pytest.raises(ValueError, match="patience: expected 0 to 86400"):
         ane.WorkerPool(1, patience=patience)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a spawn that can be stopped half way")
+def test_a_process_stopped_before_it_began_holds_up_nobody() -> None:
+    stopped = []
+
+    def stopper(pool_made: threading.Event) -> None:
+        before = children()
+        pool_made.set()
+        until = time.monotonic() + 5
+        while not stopped and time.monotonic() < until:
+            for pid in children() - before:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(pid)
+
+    for _ in range(3):  # some are hit before they execute the worker, some later
+        stopped.clear()
+        ready = threading.Event()
+        thread = threading.Thread(target=stopper, args=(ready,))
+        thread.start()
+        ready.wait()
+        with ane.WorkerPool(1, timeout=0.5) as pool:
+            thread.join()
+            begin = time.monotonic()
+            for pid in stopped:
+                if (
+                    pid in pool.stats().pids
+                ):  # it was on its way: a worker's deadline is another test
+                    os.kill(pid, signal.SIGCONT)
+            with ane.DoubleBufferedTrainer(kernels(), weights(0), workers=pool) as trainer:
+                run(trainer, 2)
+        assert time.monotonic() - begin < 60
