@@ -5,8 +5,8 @@
 
 Every update evaluates once, makes the next weights from the output, steps, and so compiles two
 programs. With workers, this process never compiles: the budget of 119 is that of each worker.
-Beside it a second process makes the same updates without workers and without a limit: the
-weights of all updates must be the same bytes (--alone: it does not). At the end the last
+Beside it a second process makes the first --compare of the same updates without workers and
+without a limit: the weights of all of them must be the same bytes. At the end the last
 output is compared with numpy. JSON on standard output (and in --out): restarts of this process, share
 of the time spent stalled, slope of the resident memory over the last 80 % of the updates,
 descriptors, threads, child processes and directories before and after. Exit status 1 when
@@ -120,7 +120,8 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
             for name, w in new.items():  # never the same twice: each program is a new one
                 np.add(start[name], rng.standard_normal((OUT, 1), dtype=np.float32), out=w)
                 w += np.float32(0.01) * mean
-                weights.update(w)
+                if update < args.compare:
+                    weights.update(w)
             stats = trainer.step(new)
             stalls[update] = stats.compile_stall_ms
             if update % max(1, args.updates // SAMPLES) == 0:
@@ -166,7 +167,8 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
             "closed": closed,
         },
         "max_abs_error_of_the_last_output": error,
-        "weights_of_all_updates": trajectory,
+        "updates_compared": min(args.compare, args.updates),
+        "weights_of_the_compared": trajectory,
     }
 
 
@@ -188,8 +190,8 @@ def grown(result: dict[str, Any]) -> list[str]:
     ):
         bad.append("resident memory")
     if (
-        result.get("weights_of_the_unlimited_run", result["weights_of_all_updates"])
-        != (result["weights_of_all_updates"])
+        result.get("weights_of_the_unlimited_run", result["weights_of_the_compared"])
+        != (result["weights_of_the_compared"])
     ):
         bad.append("the weights differ from the unlimited run's")
     if result["restarts"] or result["max_abs_error_of_the_last_output"] > 0.5:
@@ -205,14 +207,19 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=119, help="compiles per process; 0: no limit")
     parser.add_argument("--staleness", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--alone", action="store_true", help="no unlimited run beside it")
+    parser.add_argument(
+        "--compare", type=int, default=10_000, help="updates that an unlimited run repeats [10000]"
+    )
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--progress", action="store_true", help="a line every ten seconds")
     args = parser.parse_args()
     if args.updates < 100:
         parser.error("--updates: expected 100 or more")
     beside = None
-    if not args.alone:
-        flags = ["--updates", str(args.updates), "--staleness", str(args.staleness)]
+    compared = min(args.compare, args.updates)
+    if compared >= 100 and not args.alone:
+        flags = ["--updates", str(compared), "--compare", str(compared)]
+        flags += ["--staleness", str(args.staleness)]
         beside = subprocess.Popen(
             [sys.executable, __file__, *flags, "--workers", "0", "--budget", "0", "--alone"],
             stdout=subprocess.PIPE,
@@ -221,7 +228,7 @@ def main() -> int:
     result = soak(args)
     if beside is not None:
         said = beside.communicate()[0]
-        result["weights_of_the_unlimited_run"] = json.loads(said)["weights_of_all_updates"]
+        result["weights_of_the_unlimited_run"] = json.loads(said)["weights_of_the_compared"]
     result["grown"] = grown(result)
     text = json.dumps(result, indent=2)
     print(text)
