@@ -17,7 +17,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("init", str, "FILE", "llama2.c model (.bin) to start from [random weights]"),
     ("include-tests", None, "", "with the default corpus: also the library's tests"),
     ("updates", int, "N", "weight updates of the whole run"),
-    ("accumulate", int, "N", "micro-steps per update"),
+    ("accumulate", "accumulate", "N", "micro-steps per update; auto: so many that compiles hide"),
     ("staleness", "staleness", "N", "updates the engine may lag: 0 waits, 1, n, none: any"),
     ("lr", float, "X", "highest learning rate"),
     ("warmup", int, "N", "updates of linear warm-up"),
@@ -54,6 +54,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ("compile-limit", int, "N", "compiles a process may make; 0: no limit [softane: 0]"),
     ("budget-end", str, "WAY", "when they are used up: restart (exec) or stop [restart]"),
     ("workers", "workers", "N", "processes that compile, or auto; 0: this one"),
+    ("packing", "packing", "N", "kernels in about N programs, or auto, or off [off]"),
     ("strategy", str, "auto", "choose from what the probe measured; says what and why"),
     ("update", str, "WHERE", "where AdamW runs: background or foreground [background]"),
     (
@@ -105,6 +106,29 @@ def _workers(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"expected 0, 1, 2, ... or auto, got {text!r}")
 
 
+def _number_or(*words: str) -> Callable[[str], int | str]:
+    """Reads a whole number of 1 or more, or one of these words."""
+
+    def read(text: str) -> int | str:
+        if text in words:
+            return text
+        if text.isdigit() and int(text) >= 1:
+            return int(text)
+        raise argparse.ArgumentTypeError(
+            f"expected 1, 2, ... or {' or '.join(words)}, got {text!r}"
+        )
+
+    return read
+
+
+READERS: dict[str, Callable[[str], int | str]] = {
+    "staleness": _staleness,
+    "workers": _workers,
+    "accumulate": _number_or("auto"),
+    "packing": _number_or("auto", "off"),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ane-native",
@@ -135,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
                 f"--{flag}", action=argparse.BooleanOptionalAction, default=None, help=text
             )
         else:
-            read = {"staleness": _staleness, "workers": _workers}.get(kind, kind)
+            read = READERS.get(kind, kind)
             train.add_argument(f"--{flag}", type=read, metavar=metavar, help=text)
     train.add_argument("--out", metavar="DIR", help="directory of runs [runs]")
     train.add_argument("--name", metavar="NAME", help="name of the run [the preset's]")

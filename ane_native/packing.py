@@ -31,7 +31,7 @@ import numpy as np
 from .errors import ConfigError
 from .kernel import WEIGHTS_PREFIX, Kernel, KernelSet, Source, Weight, single_sources
 
-__all__ = ["LIMITS", "Limits", "Packing", "PackingChoice", "merge", "pack", "plan"]
+__all__ = ["LIMITS", "Limits", "Packing", "PackingChoice", "merge", "pack", "plan", "predicted_ms"]
 
 log = logging.getLogger("ane_native")
 
@@ -81,6 +81,23 @@ class Packing:
 
     def __repr__(self) -> str:
         return f"<Packing: {self.why}>"
+
+
+def predicted_ms(
+    packing: Packing, kernels: KernelSet, sizes: Mapping[str, int], limits: Limits
+) -> float:
+    """What compiling a whole set takes by these costs, one program after the other.
+
+    Args:
+        packing: of the set.
+        kernels: the set.
+        sizes: elements of each weight.
+        limits: whose ``fixed_ms``, ``operation_ms`` and ``mib_ms`` are meant absolutely.
+    """
+    return len(packing.sources) * limits.fixed_ms + sum(
+        limits.operation_ms * _operations(k) + limits.mib_ms * _mib(k, sizes)
+        for k in kernels.kernels
+    )
 
 
 # =============================== Reading a text =================================

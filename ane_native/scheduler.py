@@ -25,7 +25,7 @@ from . import _native, restart
 from .engine import Engine
 from .errors import AneError, BusyError, ClosedError, EngineError, StateError, UpdateError
 from .kernel import BACKGROUND_QOS, FOREGROUND_QOS, CKernels, KernelSet, Port, Surface
-from .packing import PackingChoice, pack
+from .packing import LIMITS, Limits, PackingChoice, pack
 from .sched_calls import Calls
 from .stats import BatchStats, TraceEvent, batch_stats, trace_event
 from .totals import Totals, TrainerReport, make_report
@@ -74,6 +74,8 @@ class DoubleBufferedTrainer:
             When the first generation fails with ``"auto"`` or a number and succeeds with one
             program for each kernel, that is kept, a warning is logged and
             ``packing.fallback`` says why.
+        packing_limits: what one program may hold and what compiling costs, for ``packing="auto"``
+            or a number; those that :mod:`ane_native.strategy` took from a probe.
         background_qos, foreground_qos: the engine's quality-of-service classes for compiling
             and for evaluating. They must differ on hardware: compile, load and unload of one
             class are serial (listing of _ANEClient).
@@ -106,6 +108,7 @@ class DoubleBufferedTrainer:
         canary: bool = True,
         trace: int = 0,
         packing: PackingChoice = None,
+        packing_limits: Limits = LIMITS,
         background_qos: int = BACKGROUND_QOS,
         foreground_qos: int = FOREGROUND_QOS,
         workers: int | str | WorkerPool = 0,
@@ -143,6 +146,7 @@ class DoubleBufferedTrainer:
                 canary=canary,
                 trace=trace,
                 packing=packing,
+                limits=packing_limits,
                 handover=handover,
             )
         except BaseException:
@@ -164,6 +168,7 @@ class DoubleBufferedTrainer:
         canary: bool,
         trace: int,
         packing: PackingChoice,
+        limits: Limits,
         handover: bool,
     ) -> None:
         """Pack the kernels and wait for the first generation; unpack them if it fails."""
@@ -176,7 +181,7 @@ class DoubleBufferedTrainer:
         options = {"staleness": bound, "background_qos": qos[0], "foreground_qos": qos[1]}
         options |= {"canary": int(canary), "trace": int(trace), "tell_apart": 1}
         options["pool"] = self.workers.handle if self.workers is not None else 0
-        self.packing = pack(kernels, {n: w.size for n, w in first.items()}, packing)
+        self.packing = pack(kernels, {n: w.size for n, w in first.items()}, packing, limits)
         packed = len(self.packing.sources) < len(kernels)
         try:
             self._open(first, options, handover)

@@ -36,6 +36,9 @@ SHARED_MEMORY_BYTES = 256 << 20  # least free space to use it
 LEFT_AFTER_S = 60.0  # a base without a lock file is being made for no longer than this
 
 
+_changed: dict[str, str] = {}  # by set(), in this process
+
+
 def library_path() -> Path:
     """Where the packaged softane lies (it may not exist)."""
     return Path(__file__).with_name(
@@ -180,10 +183,19 @@ def set(key: str, value: object) -> None:
     text = None if value is None else str(value).encode()
     if prepare().softane_set(key.encode(), text) != 0:
         raise ValueError(f"softane setting {key!r} does not exist or does not take {value!r}")
+    if text is None:
+        _changed.pop(key, None)
+    else:
+        _changed[key] = text.decode()
     if key in ("compile_limit", "profile"):
         from .engine import Engine
 
         Engine.refresh_limit()
+
+
+def changed() -> dict[str, str]:
+    """The settings that this process has changed from what its environment says."""
+    return dict(_changed)
 
 
 def get(key: str) -> str:
@@ -201,7 +213,7 @@ def get(key: str) -> str:
 @contextmanager
 def using(**settings: object) -> Iterator[None]:
     """Change settings for a while: ``with soft.using(timing="m4", timing_scale=0.1): ...``"""
-    before = {key: get(key) for key in settings}
+    before = {key: _changed.get(key) for key in settings}
     try:
         for key, value in settings.items():
             set(key, value)

@@ -53,7 +53,7 @@ class NativeUpdate(Protocol):
     def cancel(self) -> None: ...
     def ended(self, applied: bool, grad_norm: float, clip: float) -> Any: ...
     @property
-    def params(self) -> dict[str, NDArray[np.float32]]: ...
+    def baked(self) -> dict[str, NDArray[np.float32]]: ...
     def handed_over(self, version: int, submitted: bool) -> None: ...
 
 
@@ -199,7 +199,7 @@ class Updates:
         """The newest weights, when they are here to be built again: after a set that failed and an
         update that changed nothing. The caller has collected."""
         if self.native:
-            weights: Arrays = self.make.params
+            weights: Arrays = self.make.baked
             return weights
         return self._versions.kept.get(self.built)
 

@@ -99,7 +99,7 @@ PYTHON: dict[str, set[str]] = {
     "report": {"metrics", "totals", "checkpoint", "data", "engine", "cpu", "_version", "errors"},
     "restart": {"errors"},
     "device": {"device_table", "partition", "probe", "engine", "soft"},
-    "strategy": {"probe", "restart", "scheduler", "engine"},
+    "strategy": {"probe", "restart", "scheduler", "packing", "engine"},
     "probe": {
         *("mil", "kernel", "scheduler", "engine", "soft", "checkpoint", "_native", "_version"),
         "errors",

@@ -18,12 +18,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ane_native import soft
 from ane_native._version import __version__
 from ane_native.errors import ConfigError
 
 from . import limits, meaning, reflection, speed  # noqa: F401 - they register themselves
 from .base import EXPERIMENTS, Experiment
 from .report import FORMAT, Report
+
+# Settings of softane that change what a probe finds.
+SETTINGS = (
+    *("profile", "timing", "timing_scale", "compile_limit", "loaded_limit", "procedures"),
+    *("qos_overlap", "order", "unload_purges"),
+)
 
 
 def os_build() -> str:
@@ -55,7 +62,13 @@ def names_of(only: Sequence[str] | None, quick: bool) -> list[str]:
 def _environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, **_settings(), "PYTHONPATH": path}
+
+
+def _settings() -> dict[str, str]:
+    """softane's settings that this process has changed, for a child: the report is kept under
+    them."""
+    return {f"SOFTANE_{k.upper()}": v for k, v in soft.changed().items() if k in SETTINGS}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -20,15 +20,9 @@ from ane_native.engine import Engine
 from ane_native.errors import ConfigError
 
 from .report import FORMAT, Report
-from .runner import os_build
+from .runner import SETTINGS, os_build
 
 log = logging.getLogger("ane_native")
-
-# Settings of softane that change what a probe finds.
-SETTINGS = (
-    *("profile", "timing", "timing_scale", "compile_limit", "loaded_limit", "procedures"),
-    *("qos_overlap", "order", "unload_purges"),
-)
 
 
 def folder() -> Path:

@@ -31,6 +31,7 @@ from ane_native.checkpoint import load_checkpoint
 from ane_native.data import open_corpus
 from ane_native.models.llama import PRESETS
 from ane_native.progress import Progress, make_progress
+from ane_native.train.adapt import decide
 from ane_native.train.config import RUNS, TrainConfig, config_from
 from ane_native.train.interrupts import Interrupts
 from ane_native.train.prepare import budget_text, check_resume, open_engine, staleness_text
@@ -101,14 +102,8 @@ def _train(
         if checkpoint is not None:
             check_resume(checkpoint, model, corpus, config, finished=begun is not None)
         engine = open_engine(config, stack)
-        if config.strategy == "auto" and begun is None:
-            from ane_native import strategy
-
-            chosen = strategy.auto(engine)
-            shown.say(f"strategy {chosen}")
-            way = "stop" if chosen.budget == "stop" else "restart"
-            workers = config.workers or ("auto" if chosen.budget == "workers" else 0)
-            config = dataclasses.replace(config, budget_end=way, workers=workers)
+        settings = decide(config, engine, begun, shown.say)
+        config = settings.config
         folder = report.make_folder(out, name) if resume is None else Path(resume)
         if begun is None:
             shown.say(f"engine   {engine.label}")
@@ -118,6 +113,6 @@ def _train(
             shown.say(f"model    {config.model}: {model.parameter_count:,} parameters, {model}")
             shown.say(f"run      {folder}")
         pool = stack.enter_context(WorkerPool(config.workers)) if config.workers else None
-        run = Run(config, model, corpus, engine, folder, shown, stop, pool)
+        run = Run(settings, model, corpus, engine, folder, shown, stop, pool)
         stack.callback(run.metrics.close)
         return run.go(checkpoint)

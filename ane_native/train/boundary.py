@@ -78,7 +78,7 @@ class Boundary:
     ) -> None:
         self.trainer, self.optimizer = trainer, optimizer
         self.behind = trainer.update is not None
-        self._micro_steps = micro_steps
+        self.micro_steps = micro_steps
         self._trace, self._say, self._note = trace, say, note
         self._scales = scales
         self._lr = self._batch_scale = 0.0  # of the batch that is being ended
@@ -267,7 +267,7 @@ class Boundary:
 
     def _gradients(self) -> BatchStats:
         return self.trainer.step_update(
-            lr=self._lr, micro_steps=self._micro_steps, loss_scale=self._batch_scale
+            lr=self._lr, micro_steps=self.micro_steps, loss_scale=self._batch_scale
         )
 
     def _whole(self, taken: bool) -> UpdateInfo:
@@ -283,7 +283,7 @@ class Boundary:
         """On this thread."""
         return self.optimizer.update(
             lr=self._lr,
-            micro_steps=self._micro_steps,
+            micro_steps=self.micro_steps,
             oldest_needed=self.trainer.oldest_needed,
             loss_scale=self._batch_scale,
         )

@@ -31,7 +31,9 @@ class TrainConfig:
         init: llama2.c model file to start from instead of random weights; None: random.
         include_tests: with the standard library, also its tests.
         updates: weight updates of the whole run.
-        accumulate: micro-steps (windows) per update.
+        accumulate: micro-steps (windows) per update; ``"auto"``: the smallest number with which
+            update and compile fit into a batch, measured once at the start of the run
+            (:mod:`ane_native.train.adapt`).
         staleness: see :class:`DoubleBufferedTrainer`.
         lr, warmup, lr_floor: schedule, see :func:`ane_native.optim.warmup_cosine`.
         weight_decay, clip, beta1, beta2: see :class:`ane_native.optim.AdamW`.
@@ -51,9 +53,11 @@ class TrainConfig:
             same command again (:mod:`ane_native.restart`), ``"stop"`` saves and ends.
         workers: processes that compile (:class:`ane_native.workers.WorkerPool`): a number, "auto",
             or 0: this process compiles. With workers softane's limit is not lifted.
+        packing: kernels in few programs: ``"auto"``, ``"off"``, or about how many programs; None:
+            off, unless ``strategy`` chooses. The weights are the same to the bit.
         strategy: None, or ``"auto"``: how the budget is lived with is chosen from what the
             probe measured (:mod:`ane_native.strategy`); replaces ``budget_end``, and sets
-            ``workers`` where none was asked for. softane's limit is not lifted.
+            ``workers`` and ``packing`` where none was asked for. softane's limit is not lifted.
         timing: softane's timing ("off", "m4", ...); None leaves it as it is.
         log: "tensorboard", "wandb" or both with a comma: they get every record, too
             (:mod:`ane_native.loggers`).
@@ -77,7 +81,7 @@ class TrainConfig:
     init: str | None = None
     include_tests: bool = False
     updates: int = 480
-    accumulate: int = 6
+    accumulate: int | str = 6
     staleness: int | None = 1
     lr: float = 4e-4
     warmup: int = 20
@@ -97,6 +101,7 @@ class TrainConfig:
     compile_limit: int | None = None
     budget_end: str = "restart"
     workers: int | str = 0
+    packing: int | str | None = None
     strategy: str | None = None
     timing: str | None = None
     log: str | None = None
@@ -117,6 +122,8 @@ class TrainConfig:
         least |= {"trace_events": 0, "loss_scale_interval": 0}
         for name, low in least.items():
             value = getattr(self, name)
+            if name == "accumulate" and value == "auto":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ConfigError(f"{name}: expected {low} or more, got {value!r}")
         for name in ("staleness", "compile_limit"):
@@ -147,6 +154,14 @@ class TrainConfig:
         for name in ("overlap_exact", "extrapolate", "overlap_gradients"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: expected true or false, got {getattr(self, name)!r}")
+        if self.packing not in (None, "auto", "off") and (
+            isinstance(self.packing, bool) or not isinstance(self.packing, int) or self.packing < 1
+        ):
+            raise ConfigError(f"packing: expected auto, off or 1 or more, got {self.packing!r}")
+        if self.accumulate == "auto" and self.staleness == 0:
+            raise ConfigError(
+                "accumulate: auto needs a staleness of 1 or more: with 0 every compile is waited for"
+            )
         if self.update not in ("background", "foreground"):
             raise ConfigError(f"update: expected background or foreground, got {self.update!r}")
         if self.scaling not in ("auto", "off"):

@@ -25,12 +25,12 @@ from ane_native.models.llama import LlamaConfig, LlamaProgram
 from ane_native.optim import AdamW, LossScale, UpdateInfo, warmup_cosine
 from ane_native.progress import Progress
 from ane_native.scaling import Scales
-from ane_native.scheduler import DoubleBufferedTrainer
+from ane_native.scheduler import BatchStats, DoubleBufferedTrainer
 from ane_native.totals import TrainerReport
 from ane_native.trace import TraceLog
 from ane_native.train import state
+from ane_native.train.adapt import Settings, fit_to
 from ane_native.train.boundary import TRIES, Boundary, Ended
-from ane_native.train.config import TrainConfig
 from ane_native.train.interrupts import Interrupts
 from ane_native.train.prepare import first_weights
 from ane_native.train.state import EngineState
@@ -69,9 +69,15 @@ class TrainResult:
 class GoesOn(Exception):
     """The run is saved and closed, and goes on in a new process."""
 
-    def __init__(self, folder: Path, progress: int, epilogue: bool = False) -> None:
+    def __init__(
+        self, folder: Path, progress: int, settings: Settings, epilogue: bool = False
+    ) -> None:
         super().__init__(f"{folder} at {progress}")
-        self.keep = {"run": str(folder.resolve()), "epilogue": epilogue}
+        self.keep = {
+            "run": str(folder.resolve()),
+            "epilogue": epilogue,
+            "settings": settings.as_dict(),
+        }
         self.progress = progress + epilogue
 
 
@@ -80,7 +86,7 @@ class Run:
 
     def __init__(
         self,
-        config: TrainConfig,
+        settings: Settings,
         model: LlamaConfig,
         corpus: Corpus,
         engine: Engine,
@@ -89,7 +95,9 @@ class Run:
         stop: Interrupts,
         pool: WorkerPool | None = None,
     ) -> None:
-        self.config, self.model, self.corpus, self.engine = config, model, corpus, engine
+        self.settings, self.config = settings, settings.config
+        config = self.config
+        self.model, self.corpus, self.engine = model, corpus, engine
         self.folder, self.progress, self.stop, self.pool = folder, progress, stop, pool
         self.program = LlamaProgram(model, scaled=config.scaling == "auto")
         self.scales = Scales(self.program) if self.program.scaled else None
@@ -108,6 +116,7 @@ class Run:
             ),
             beside=None if self.scales is None else self.scales.tensors,
         )
+        self.accumulate = 0 if isinstance(config.accumulate, str) else config.accumulate
         self.done = self.first_update = 0
         self.started = self.in_epilogue = False
         self.dead_in_a_row = 0
@@ -145,7 +154,9 @@ class Run:
         try:
             if at.lags:  # version 0 is what the engine ran on, 1 the newest
                 self._submit_newest()
-            self._record_start(begin, begun)
+            first = self.trainer.stats
+            self._settle_accumulation()
+            self._record_start(begin, begun, first)
             self.progress.start(self.config.updates, self.done)
             interrupted = not self._loop()
             if not interrupted and not at_the_end:
@@ -158,6 +169,18 @@ class Run:
             raise
         self._close()
         return self._finish(interrupted)
+
+    def _settle_accumulation(self) -> None:
+        """Choose it, in a run that has not chosen before."""
+        if self.accumulate:
+            return
+        chosen = fit_to(
+            *(self.config, self.trainer, self.step, self.optimizer, self.valid, self.engine)
+        )
+        self.accumulate = self.boundary.micro_steps = chosen.accumulate
+        if self.trainer.newest == self.trainer.generation:
+            self.trainer.step(None)  # what was measured belongs to no batch of the run
+        self.progress.say(f"accumulate {chosen.accumulate}: {chosen.why}")
 
     def _submit_newest(self) -> None:
         try:
@@ -200,12 +223,14 @@ class Run:
             update=self.optimizer if self.config.update == "background" else None,
             trace=ring,
             workers=self.pool or 0,
+            packing=None if self.config.packing == "off" else self.config.packing,
+            packing_limits=self.settings.limits,
             handover=True,
         )
         self.boundary = Boundary(
             self.trainer,
             self.optimizer,
-            micro_steps=self.config.accumulate,
+            micro_steps=self.accumulate,
             overlap=self.config.overlap_exact and not self.in_epilogue and self.scales is None,
             extrapolate=self.config.extrapolate,
             trace=self.trace,
@@ -274,7 +299,7 @@ class Run:
                 due = failed and self.trainer.staleness == 1  # the swap has not happened
                 active = newest - 1 if due else self.trainer.generation
             scales = self.scales.state_dict(newest, active)
-        at = state.Position(self.done, windows, self.batch_scale, engine, scales)
+        at = state.Position(self.done, windows, self.batch_scale, engine, scales, self.accumulate)
         with self.trace.main("save"):
             self.saved = state.save(self.folder, at, self.optimizer, self.model, self.corpus)
 
@@ -284,6 +309,7 @@ class Run:
         self.done, self.batch_scale, self.saved = at.updates, at.batch_scale, checkpoint.path
         if self.scales is not None and at.scales is not None:
             self.first_scales = self.scales.load_state_dict(at.scales)
+        self.accumulate = self.accumulate or at.accumulate
         self.metrics.close()
         self.metrics = MetricsLog(
             self.folder / "metrics.jsonl", keep=lambda r: int(r.get("update", 0)) <= self.done
@@ -298,8 +324,10 @@ class Run:
 
     # ------------------------------ the loop ------------------------------
 
-    def _record_start(self, begin_ns: int, begun: restart.Restarted | None) -> None:
-        assert self.trainer.stats is not None
+    def _record_start(
+        self, begin_ns: int, begun: restart.Restarted | None, first_set: BatchStats | None
+    ) -> None:
+        assert first_set is not None
         self.first_update = self.done
         self.started = True
         valid = None
@@ -310,15 +338,18 @@ class Run:
         now = time.monotonic_ns()
         ready_ms = (now - begin_ns) / 1e6
         first = {"kind": "start", "update": self.done, "valid_loss": valid, "ready_ms": ready_ms}
+        first["accumulate"] = self.accumulate
         if begun is not None:
             first |= {"restarts": begun.count, "restart_ms": (now - begun.at_ns) / 1e6}
-        self.metrics.add({**first, **self.trainer.stats.as_dict()})
+        self.metrics.add({**first, **first_set.as_dict()})
         if begun is not None:
             self.progress.say(
                 f"restart  {begun.count}: going on after update {self.done}, "
                 f"{(now - begun.at_ns) / 1e6:,.0f} ms"
             )
             return
+        if self.config.packing not in (None, "off"):
+            self.progress.say(f"packing  {first_set.packing}")
         self.progress.say(
             f"start    validation loss {valid:.3f}, first generation after {ready_ms:,.0f} ms"
         )
@@ -353,7 +384,7 @@ class Run:
         """The micro-steps of one update; their mean loss, or None when Ctrl-C came."""
         losses, scale, final = [], self.batch_scale, None
         try:
-            for left in reversed(range(self.config.accumulate)):
+            for left in reversed(range(self.accumulate)):
                 tokens, targets = self.sampler.next()
                 if not left:
                     final = self.boundary.last_micro_step(lr, scale)
@@ -451,7 +482,7 @@ class Run:
 
     def _record(self, loss: float, ended: Ended, begin: int) -> dict[str, Any]:
         update_ms = (time.monotonic_ns() - begin) / 1e6
-        tokens = self.config.accumulate * self.model.seq
+        tokens = self.accumulate * self.model.seq
         return {
             "kind": "update",
             "update": self.done,
@@ -461,7 +492,7 @@ class Run:
             "tokens_per_s": tokens / update_ms * 1000,
             "update_ms": update_ms,
             "adam_ms": ended.adam_ms,
-            "micro_steps": self.config.accumulate,
+            "micro_steps": self.accumulate,
             **({} if ended.stats is None else ended.stats.as_dict()),
         }
 
@@ -500,7 +531,7 @@ class Run:
         with self.trace.main("restart"):
             self._save(self.sampler.state_dict(), failed=True)
             load_checkpoint(self.saved)  # every byte, before anything is given up
-        raise GoesOn(self.folder, self.done)
+        raise GoesOn(self.folder, self.done, self.settings)
 
     def _save_and_say(self, failed: bool) -> str:
         """Save before an error ends the run; the words that say so."""
@@ -527,7 +558,7 @@ class Run:
         except BudgetExhausted as error:
             if self.config.budget_end == "restart" and restart.why_not() is None:
                 restart.check(self.done + 1)
-                raise GoesOn(self.folder, self.done, epilogue=True) from error
+                raise GoesOn(self.folder, self.done, self.settings, epilogue=True) from error
             self.progress.say(f"left out: {error}")
             return
         try:

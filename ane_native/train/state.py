@@ -52,6 +52,7 @@ class Position:
         batch_scale: loss scale of the next batch.
         engine: what the kernels were made from.
         scales: state of the powers of two; None: there are none.
+        accumulate: micro-steps of a batch; 0 in a checkpoint that does not say.
     """
 
     updates: int
@@ -59,6 +60,7 @@ class Position:
     batch_scale: float
     engine: EngineState
     scales: Mapping[str, Any] | None = None
+    accumulate: int = 0
 
 
 def save(folder: Path, at: Position, optimizer: AdamW, model: LlamaConfig, corpus: Corpus) -> Path:
@@ -77,6 +79,7 @@ def save(folder: Path, at: Position, optimizer: AdamW, model: LlamaConfig, corpu
         "active_lags": at.engine.lags,
         "batch_scale": at.batch_scale,
         "scales": at.scales,
+        "accumulate": at.accumulate,
     }
     return save_checkpoint(folder / "checkpoints", at.updates, optimizer.params, tensors, state)
 
@@ -95,6 +98,9 @@ def restore(checkpoint: Checkpoint, optimizer: AdamW, sampler: WindowSampler) ->
         sampler.load_state_dict(state["windows"])
         updates, lags = int(state["updates"]), bool(state["active_lags"])
         batch_scale = float(state.get("batch_scale", optimizer.loss_scale.scale))
+        accumulate = int(state.get("accumulate", 0))
+        if accumulate < 0:
+            raise ValueError(f"accumulate: expected 0 or more, got {accumulate}")
     except (KeyError, TypeError, ValueError, AneError) as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     found = []
@@ -106,4 +112,4 @@ def restore(checkpoint: Checkpoint, optimizer: AdamW, sampler: WindowSampler) ->
             )
         found.append(part or None)
     engine = EngineState(found[0], found[1], lags)
-    return Position(updates, state["windows"], batch_scale, engine, state.get("scales"))
+    return Position(updates, state["windows"], batch_scale, engine, state.get("scales"), accumulate)

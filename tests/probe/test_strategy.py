@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import ane_native as ane
-from ane_native import probe, strategy
+from ane_native import probe, soft, strategy
+from ane_native.packing import LIMITS
 from ane_native.probe import Report
-from ane_native.strategy import choose
+from ane_native.strategy import choose, costs
 
 
 def report(**works: bool) -> Report:
@@ -58,3 +59,124 @@ def test_the_probe_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(probe, "run", lambda **_: pytest.fail("made again"))
     assert strategy.measured(ane.Engine()).rows == first.rows
     assert strategy.auto(ane.Engine()).budget == "none"  # tests have no limit of compiles
+
+
+# =============================== Packing ========================================
+
+
+def full(**values: dict[str, object]) -> Report:
+    """A report with these values of measured rows."""
+    rows = [
+        {"name": n.replace("_", "-"), "status": "measured", "said": "", "values": v}
+        for n, v in values.items()
+    ]
+    return Report({}, rows)
+
+
+LINE = {"base_ms": 22.0, "op_ms": 0.75, "mib_ms": 3.9}
+
+
+def decided(found: Report) -> strategy.Strategy:
+    return choose(found, compile_limit=None, able=BOTH, refused=None)
+
+
+def test_packing_takes_its_limits_from_what_was_measured() -> None:
+    made = decided(
+        full(
+            procedures={"works": True, "most": 24},
+            loaded_limit={"limit": 64},
+            compile_cost={"base_ms": 3.5, "op_ms": 0.25, "mib_ms": 1.0},
+        )
+    )
+    assert made.packing
+    assert (made.limits.procedures, made.limits.loaded) == (24, 64)
+    assert (made.limits.fixed_ms, made.limits.operation_ms, made.limits.mib_ms) == (3.5, 0.25, 1.0)
+    for said in ("24 in one worked", "64 programs loaded", "3.50 ms", "0.250 an operation"):
+        assert said in str(made)
+
+
+def test_more_than_hardware_is_reported_to_take_is_not_used() -> None:
+    made = decided(full(procedures={"works": True, "most": 96}, loaded_limit={"limit": 500}))
+    assert made.packing
+    assert made.limits == LIMITS
+    assert f"96 in one worked ({LIMITS.procedures} are used)" in str(made)
+    assert "figures of an M4 decide" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Report({}, []), "the safe choice: several kernels in one program were not tried"),
+        (full(procedures={"works": False}), "do not work here"),
+        (
+            Report({}, [{"name": "procedures", "status": "timeout", "said": "", "values": {}}]),
+            "the safe choice: several kernels in one program could not be tried (timeout)",
+        ),
+    ],
+)
+def test_without_a_measurement_nothing_is_packed_and_that_is_said(found: Report, said: str) -> None:
+    made = decided(found)
+    assert not made.packing
+    assert made.limits == LIMITS
+    assert said in str(made)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"base_ms": -0.3, "op_ms": 0.1, "mib_ms": 1.0},
+        {"base_ms": 0.5, "op_ms": -0.1, "mib_ms": 1.0},
+        {"base_ms": 0.5, "op_ms": 0.0, "mib_ms": 0.0},
+        {"base_ms": "much", "op_ms": 0.0, "mib_ms": 1.0},
+        {},
+    ],
+)
+def test_a_line_that_makes_no_sense_is_not_used(line: dict[str, object]) -> None:
+    assert costs(full(compile_cost=line)) is None
+    assert costs(full(compile_cost=LINE)) is not None
+    assert costs(None) is None
+    assert costs(Report({}, [])) is None
+
+
+def test_a_stored_report_decides_and_what_it_lacks_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANE_NATIVE_CACHE", str(tmp_path))
+    stored = full(
+        procedures={"works": True, "most": 8}, cross_process={"works": False},
+        compile_limit={"limit": 119}, loaded_limit={"limit": 128}, compile_cost=LINE,
+    )  # fmt: skip
+    stored.about |= {"format": probe.report.FORMAT, "complete": True}
+    asked: list[list[str]] = []
+
+    def run(only: list[str], quick: bool) -> Report:
+        asked.append(list(only))
+        made = full(compile_cost={"base_ms": 7.0, "op_ms": 1.0, "mib_ms": 1.0})
+        made.about |= {"format": probe.report.FORMAT, "complete": True}
+        return made
+
+    monkeypatch.setattr(probe, "run", run)
+    assert probe.remember(ane.Engine(), stored) is not None
+    made = strategy.auto(ane.Engine())
+    assert not asked
+    assert (made.packing, made.limits.procedures, made.limits.fixed_ms) == (True, 8, 22.0)
+    stored.rows = [r for r in stored.rows if r["name"] != "compile-cost"]
+    probe.remember(ane.Engine(), stored)
+    assert strategy.auto(ane.Engine()).limits.fixed_ms == 7.0
+    assert asked == [["compile-cost"]]
+    assert strategy.auto(ane.Engine()).limits.fixed_ms == 7.0  # kept beside the others
+    assert len(asked) == 1
+
+
+@pytest.mark.skipif(not ane.Engine().software, reason="needs softane's settings")
+def test_the_probe_sees_the_settings_of_the_process_that_asks() -> None:
+    with soft.using(procedures="first"):
+        refused = probe.run(only=["procedures"], quick=True)
+    assert refused.value("procedures", "works") is False
+    found = probe.run(only=["procedures", "compile-cost"], quick=True)
+    assert found.value("procedures", "works") is True
+    assert found.value("procedures", "most") >= LIMITS.procedures
+    with soft.using(timing="m4", timing_scale=0.25):
+        line = costs(probe.run(only=["compile-cost"], quick=True))
+    assert line is not None
+    assert line.fixed_ms > 0.25 * 22 * 0.5  # a chip's own compile time, not softane's
