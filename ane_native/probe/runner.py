@@ -67,8 +67,9 @@ def _environment() -> dict[str, str]:
 
 def _settings() -> dict[str, str]:
     """softane's settings that this process has changed, for a child: the report is kept under
-    them."""
-    return {f"SOFTANE_{k.upper()}": v for k, v in soft.changed().items() if k in SETTINGS}
+    them. Not the limit of compiles: an experiment needs some, whatever a run is given."""
+    mine = {k: v for k, v in soft.changed().items() if k in SETTINGS and k != "compile_limit"}
+    return {f"SOFTANE_{key.upper()}": value for key, value in mine.items()}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
