@@ -57,7 +57,13 @@ def test_the_probe_is_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     first = strategy.measured(ane.Engine())
     assert {r["name"] for r in first.rows} == set(strategy.NEEDED)
     monkeypatch.setattr(probe, "run", lambda **_: pytest.fail("made again"))
-    assert strategy.measured(ane.Engine()).rows == first.rows
+    kept = strategy.measured(ane.Engine())  # texts of errors are kept without private names
+    for name in strategy.NEEDED:
+        was, now = first.row(name), kept.row(name)
+        assert was is not None
+        assert now is not None
+        assert now["status"] == was["status"]
+    assert kept.value("cross-process", "works") == first.value("cross-process", "works")
     assert strategy.auto(ane.Engine()).budget == "none"  # tests have no limit of compiles
 
 
@@ -176,7 +182,7 @@ def test_the_probe_sees_the_settings_of_the_process_that_asks() -> None:
     found = probe.run(only=["procedures", "compile-cost"], quick=True)
     assert found.value("procedures", "works") is True
     assert found.value("procedures", "most") >= LIMITS.procedures
-    with soft.using(timing="m4", timing_scale=0.25):
+    with soft.using(timing="m4", timing_scale=1.0):
         line = costs(probe.run(only=["compile-cost"], quick=True))
     assert line is not None
-    assert line.fixed_ms > 0.25 * 22 * 0.5  # a chip's own compile time, not softane's
+    assert line.fixed_ms > 22 * 0.5  # a chip's own compile time, not softane's
