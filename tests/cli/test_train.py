@@ -210,8 +210,8 @@ def test_a_resumed_run_predicts_what_it_would_have_predicted(
     """From every update on; with skipped ones no newer version waits behind the active one."""
     backward = cpu.embed_backward
 
-    def poisoned(dx: Any, tokens: Any, dtable: Any) -> None:
-        backward(dx, tokens, dtable)
+    def poisoned(dx: Any, tokens: Any, dtable: Any, exponent: int = 0) -> None:
+        backward(dx, tokens, dtable, exponent)
         if skips and int(tokens.sum()) % 4 == 0:  # a property of the batch, also after a resume
             dtable[0, 0] = np.inf
 
