@@ -120,9 +120,13 @@ def lora(x: Value, out: int, name: str, *, rank: int, alpha: float) -> Value:
 
 
 def rms_norm(x: Value, name: str, *, eps: float = 1e-5, bake: bool = True) -> Value:
-    """x / sqrt(mean over channels of x² + eps), times a gain per channel."""
+    """x / sqrt(mean over channels of x² + eps), times a gain per channel.
+
+    Squares are those of x / 16: of x itself their sum leaves fp16 at an rms of sqrt(65504 / C).
+    """
     d = _channels(x, "rms_norm")
-    r = ((x * x).mean(1, keepdims=True) + eps) ** -0.5
+    small = x * (1 / 16)
+    r = ((small * small).mean(1, keepdims=True) * 256.0 + eps) ** -0.5
     return x * r * _parameter(x, f"{name}.weight", (1, d, 1, 1), bake)
 
 

@@ -62,6 +62,7 @@ class Worker:
             weight_decay=setup["weight_decay"],
             clip=setup["clip"],
             loss_scale=LossScale(1024.0),
+            extrapolate=float(setup["staleness"]),  # as a training run does
         )
         program = LlamaProgram(config)
         self.trainer = ane.DoubleBufferedTrainer(
@@ -91,7 +92,7 @@ class Worker:
                 oldest_needed=self.trainer.oldest_needed,
             )
             if info.applied:
-                stats = self.trainer.step(self.optimizer.params, handover=True)
+                stats = self.trainer.step(self.optimizer.baked, handover=True)
                 self.optimizer.handed_over(stats.newest, stats.submitted)
                 stall_ms = stats.compile_stall_ms
         update_ms = (time.perf_counter() - begin) * 1e3

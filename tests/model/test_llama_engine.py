@@ -42,6 +42,27 @@ def cosine(a: Array, b: Array) -> float:
 ONE_OF_EACH = [name for name in LlamaProgram(PRESETS["tiny"]).mil if not name.startswith("L0")]
 
 
+@pytest.mark.parametrize("rms", [0.02, 1.0, 100.0])
+def test_the_norm_holds_for_small_and_for_large_residual_streams(
+    problem: Problem, rms: float
+) -> None:
+    """A sum of plain squares leaves fp16 at an rms of sqrt(65504 / D), 32 here."""
+    program = LlamaProgram(problem.program.config)
+    mil = program.mil["head_fwd"]
+    x = np.float64(problem.inputs["head_fwd"]["x"])
+    x = np.float64(np.float16(x * rms / np.sqrt(np.mean(x * x))))
+    assert rms < 32 or (x * x).sum(axis=0).max() > 65504
+    want = reference.run_kernel(program.config, problem.params, "head_fwd", {"x": x})
+    described = ane.Kernel(
+        "head", mil.text, inputs=mil.inputs, outputs=mil.outputs, weights=mil.weights
+    )
+    with ane.Program(described, problem.params) as loaded:
+        got = loaded.eval(*[x.reshape(shape) for shape in mil.inputs.values()])
+    for port, value in zip(mil.outputs, got, strict=True):
+        made = value.reshape(want[port[4:]].shape)
+        assert relative(made, want[port[4:]]) < fp16_tolerance(mil.operations), port
+
+
 @pytest.mark.parametrize("dialect", ["A", "B"])
 @pytest.mark.parametrize("kernel", ONE_OF_EACH)
 def test_kernel_computes_its_formula(problem: Problem, kernel: str, dialect: Dialect) -> None:
