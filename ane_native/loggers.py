@@ -52,7 +52,7 @@ class TensorBoard:
 
     Args:
         folder: the run's directory.
-        config: settings, shown as a text.
+        config: settings; not shown.
         done: updates done before; TensorBoard drops what it has of later ones.
     """
 

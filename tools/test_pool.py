@@ -10,8 +10,6 @@ suppressed. The workers of the test are the same program, so they run under it t
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +22,7 @@ LIMIT_SECONDS = 600
 
 sys.path.append(str(ROOT / "ane_native"))  # for this one file; the package is not imported
 import _toolchain as tc
+from test_sched import run
 
 
 def program(sanitize: str) -> Path:
@@ -48,22 +47,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=200, help="programs asked for in all")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    try:
-        test = program(args.sanitize)
-    except tc.ToolchainError as error:
-        print(error, file=sys.stderr)
-        return 1
     options = ["--jobs", str(args.jobs), "--seed", str(args.seed)]
-    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=0:exitcode=66"}
-    limit = LIMIT_SECONDS + args.jobs
-    try:
-        done = subprocess.run([test, *options], env=environment, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        print(f"stopped after {limit} s: something waits for ever")
-        return 1
-    if done.returncode != 0:
-        print(f"exit status {done.returncode}")
-    return 1 if done.returncode else 0
+    return run(lambda: program(args.sanitize), options, LIMIT_SECONDS + args.jobs)
 
 
 if __name__ == "__main__":

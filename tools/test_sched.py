@@ -15,6 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,23 +70,14 @@ def library() -> Path:
     return out / "libsched_null.so"
 
 
-def main() -> int:
-    """Build and run; the exit status is 1 when the run failed."""
-    parser = argparse.ArgumentParser(description="Test the scheduler on the null engine.")
-    parser.add_argument("--sanitize", default="", help="thread, or address,undefined")
-    parser.add_argument("--swaps", type=int, default=20_000, help="sets to install in all")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cost", action="store_true", help="only measure what a boundary costs")
-    args = parser.parse_args()
+def run(build: Callable[[], Path], options: list[str], limit: float) -> int:
+    """Build a test program and run it for at most `limit` seconds; 1 when either failed."""
     try:
-        test = program(args.sanitize)
+        test = build()
     except tc.ToolchainError as error:
         print(error, file=sys.stderr)
         return 1
-    options = ["--swaps", str(args.swaps), "--seed", str(args.seed)]
-    options += ["--cost"] if args.cost else []
     environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=0:exitcode=66"}
-    limit = LIMIT_SECONDS + args.swaps / 100
     try:
         done = subprocess.run([test, *options], env=environment, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
@@ -94,6 +86,19 @@ def main() -> int:
     if done.returncode != 0:
         print(f"exit status {done.returncode}")
     return 1 if done.returncode else 0
+
+
+def main() -> int:
+    """Build and run; the exit status is 1 when the run failed."""
+    parser = argparse.ArgumentParser(description="Test the scheduler on the null engine.")
+    parser.add_argument("--sanitize", default="", help="thread, or address,undefined")
+    parser.add_argument("--swaps", type=int, default=20_000, help="sets to install in all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cost", action="store_true", help="only measure what a boundary costs")
+    args = parser.parse_args()
+    options = ["--swaps", str(args.swaps), "--seed", str(args.seed)]
+    options += ["--cost"] if args.cost else []
+    return run(lambda: program(args.sanitize), options, LIMIT_SECONDS + args.swaps / 100)
 
 
 if __name__ == "__main__":
