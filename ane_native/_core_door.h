@@ -155,7 +155,7 @@ size_t ane_blob_bytes(const AneBlobDef *b);
 
 /* A file of ane_file_alloc, which is freed with the object. +1; nil frees it at once. */
 NSData *ane_file_data(void *file, size_t bytes);
-void ane_blob_write(const AneBlobDef *b, const float *const *weights, uint8_t *out);
+void ane_blob_write(const AneBlobDef *b, const void *const *weights, uint8_t *out);
 
 /* Weight path -> NSData inside the segment, autoreleased; nil: no memory. */
 NSDictionary *ane_segment_files(AneSegment *s, const AneSegmentHead *head);

@@ -245,7 +245,11 @@ static int copy_blobs(const AneSource *in, int32_t n_weights, AneSourceDef *out,
         if (b->scale < 0 || b->scale > n_weights || (b->scale && b->weight < 0))
             return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: scale %d of %d weights, expected 0 or 1 + an index", out->name,
                                  b->path, b->scale, n_weights);
+        if (b->dtype != 0 && b->dtype != ANE_F32 && !(b->dtype == ANE_F16 && !b->scale))
+            return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: a weight of dtype %d%s, expected ANE_F32%s", out->name, b->path,
+                                 b->dtype, b->scale ? " with a scale" : "", b->scale ? "" : " or ANE_F16");
         d->scale = b->scale - 1;
+        d->dtype = b->dtype == ANE_F16 ? ANE_F16 : ANE_F32;
         d->transform = b->transform;
         d->rows = b->rows;
         d->cols = b->cols;

@@ -53,6 +53,7 @@ typedef struct {
 typedef struct {
     char *path;
     int32_t weight, transform;
+    int32_t dtype; /* of the weight: ANE_F32 or ANE_F16 */
     int32_t scale; /* weight whose only element is the factor, -1: none */
     int64_t rows, cols;
     uint16_t *data_f16; /* constants only */
@@ -117,7 +118,7 @@ void ane_file_free(void *file);
 /* Bake and find or make the program of these bytes; +1 reference in *out. `files` (or NULL): weight
  * files by blob that are ready, from malloc, NULL where not; those used are taken out. `shared`: in
  * memory a worker can map. */
-int ane_prog_acquire(const AneSourceDef *source, const float *const *weights, void **files, bool shared, AneProgram **out,
+int ane_prog_acquire(const AneSourceDef *source, const void *const *weights, void **files, bool shared, AneProgram **out,
                      AneCost *cost, AneError *err);
 /* Have a worker compile it, unless the engine knows it (needs `shared` above). ane_prog_load()
  * waits for the worker, takes what it made, and compiles here only when no worker could. */

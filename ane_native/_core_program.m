@@ -105,7 +105,7 @@ static AneProgram *new_program(id<AneModel> model, NSData *text, NSDictionary *f
 }
 
 /* The file of one weight. `ready` (or NULL) is taken over when it is there. Returns +1. */
-static NSData *make_file(const AneBlobDef *b, const float *const *weights, void **ready) {
+static NSData *make_file(const AneBlobDef *b, const void *const *weights, void **ready) {
     if (ready && *ready) {
         void *file = *ready;
         *ready = NULL;
@@ -119,7 +119,7 @@ static NSData *make_file(const AneBlobDef *b, const float *const *weights, void 
 }
 
 /* Weight files in memory of this process. */
-static int bake_here(const AneSourceDef *k, const float *const *weights, void **ready, NSDictionary **out, AneError *err) {
+static int bake_here(const AneSourceDef *k, const void *const *weights, void **ready, NSDictionary **out, AneError *err) {
     NSMutableDictionary *files = [NSMutableDictionary dictionary];
     for (int32_t i = 0; i < k->n_blobs; i++) {
         const AneBlobDef *b = &k->blobs[i];
@@ -134,7 +134,7 @@ static int bake_here(const AneSourceDef *k, const float *const *weights, void **
 }
 
 /* Text and weight files in memory that a worker can map. */
-static int bake_shared(const AneSourceDef *k, const float *const *weights, void **ready, AneSegment **segment,
+static int bake_shared(const AneSourceDef *k, const void *const *weights, void **ready, AneSegment **segment,
                        NSDictionary **out, AneError *err) {
     size_t n = (size_t)k->n_blobs;
     const char **paths = calloc(n + 1, sizeof *paths);
@@ -193,7 +193,7 @@ static int find_or_make(NSData *text, NSDictionary *files, AneSegment *segment, 
     return status;
 }
 
-static int acquire(const AneSourceDef *k, const float *const *weights, void **ready, bool shared, AneProgram **out,
+static int acquire(const AneSourceDef *k, const void *const *weights, void **ready, bool shared, AneProgram **out,
                    AneError *err) {
     NSDictionary *files = nil;
     AneSegment *segment = NULL;
@@ -204,7 +204,7 @@ static int acquire(const AneSourceDef *k, const float *const *weights, void **re
     return status;
 }
 
-int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, void **ready, bool shared, AneProgram **out,
+int ane_prog_acquire(const AneSourceDef *k, const void *const *weights, void **ready, bool shared, AneProgram **out,
                      AneCost *cost, AneError *err) {
     int status = ane_need_open(err);
     if (status != ANE_OK)
@@ -674,7 +674,7 @@ static void destroy_ref(AneObject *o) {
     free(r);
 }
 
-int ane_program_create(const AneSource *source, const AneKernel *kernel, const float *const *weights, int32_t n_weights,
+int ane_program_create(const AneSource *source, const AneKernel *kernel, const void *const *weights, int32_t n_weights,
                        AneHandle *out, AneError *err) {
     int status = ane_need_open(err);
     if (status != ANE_OK)

@@ -169,7 +169,7 @@ static int need_offered(AneSched *s, AneGeneration **fresh, AneError *err) {
 }
 
 /* Put these weights (NULL: not given) into the offered generation, or none of them. Under the lock. */
-static int take_weights_locked(AneSched *s, AneGeneration **fresh, const float *const *weights, AneError *err) {
+static int take_weights_locked(AneSched *s, AneGeneration **fresh, const void *const *weights, AneError *err) {
     for (int32_t w = 0; s->offered && weights && w < s->n_weights; w++)
         if (weights[w] && s->offered->weights[w] && s->offered->weights[w] != weights[w])
             return ane_error_set(err, ANE_E_ARG, "weight %d was offered from another array", w);
@@ -215,7 +215,7 @@ static void begin_update_locked(AneSched *s, AneGeneration *gen, bool native, ui
 }
 
 /* Take version newest+1. Under `stepping`. */
-int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint64_t snapshot_ns, AneError *err) {
+int ane_sched_take(AneSched *s, const void *const *weights, unsigned how, uint64_t snapshot_ns, AneError *err) {
     uint64_t begin = ane_now_ns();
     const bool build = (how & ANE_TAKE_BUILD) != 0, update = (how & ANE_TAKE_UPDATE) != 0;
     for (int32_t w = 0; weights && w < s->n_weights; w++)
@@ -274,7 +274,7 @@ int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint6
     return status;
 }
 
-int ane_sched_submit(AneHandle sched, const float *const *weights, uint64_t snapshot_ns, AneError *err) {
+int ane_sched_submit(AneHandle sched, const void *const *weights, uint64_t snapshot_ns, AneError *err) {
     AneSched *s;
     int status = ane_sched_enter(sched, &s, err);
     if (status != ANE_OK)
@@ -282,7 +282,7 @@ int ane_sched_submit(AneHandle sched, const float *const *weights, uint64_t snap
     return ane_sched_leave(s, ane_sched_take(s, weights, weights ? ANE_TAKE_BUILD : 0, snapshot_ns, err));
 }
 
-int ane_sched_offer(AneHandle sched, const float *const *weights, AneError *err) {
+int ane_sched_offer(AneHandle sched, const void *const *weights, AneError *err) {
     AneSched *s;
     int status = ane_sched_enter(sched, &s, err);
     if (status != ANE_OK)

@@ -74,7 +74,7 @@ typedef struct {
     bool baking;                  /* the weights are still being read */
     int64_t skips_before;         /* updates skipped so far when its weights were made */
     int32_t baked, loaded;        /* programs that are; each baked one is loaded later */
-    const float **weights;        /* pointers of the caller; NULL where not given yet */
+    const void **weights;         /* pointers of the caller; NULL where not given yet */
     int64_t evals, micro_steps;   /* that ended while its job was on the queue */
     /* written by the job alone, read by others when it has ended */
     uint8_t *stages;              /* by program: waiting, baked, loaded (written under the lock) */
@@ -139,6 +139,7 @@ struct AneSched {
     AneKernelDef *kernels;
     int32_t n_programs, n_kernels, n_weights;
     int64_t *weight_counts;
+    int32_t *weight_dtypes;              /* ANE_F32 or ANE_F16, as the files say; 0: no kernel bakes it */
     AneSurface ***inputs, ***outputs;    /* [kernel][port]; wired inputs are their source's output */
     AneHandle **input_handles, **output_handles;
     AneScratch *scratch;                 /* compile queue only */
@@ -194,7 +195,7 @@ void ane_sched_count_mended(AneSched *s, AneMended mended);
 /* Take version newest+1, between the two above: with BUILD a set of it is built, with UPDATE an
  * update makes its weights first (NULL: not known yet), with NATIVE update_job does. */
 enum { ANE_TAKE_BUILD = 1, ANE_TAKE_UPDATE = 2, ANE_TAKE_NATIVE = 4 };
-int ane_sched_take(AneSched *s, const float *const *weights, unsigned how, uint64_t snapshot_ns, AneError *err);
+int ane_sched_take(AneSched *s, const void *const *weights, unsigned how, uint64_t snapshot_ns, AneError *err);
 
 /* ============================== Background (_core_background.c) =========== */
 

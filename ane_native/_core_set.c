@@ -9,8 +9,17 @@
 
 /* ============================== Descriptions ============================== */
 
+/* Every file says the same of a weight's elements. */
+static int check_dtype(AneSched *s, const AneSourceDef *source, const AneBlobDef *d, int32_t weight, int32_t dtype, AneError *err) {
+    if (s->weight_dtypes[weight] && s->weight_dtypes[weight] != dtype)
+        return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: weight %d is of dtype %d here and of %d elsewhere", source->name,
+                             d->path, weight, dtype, s->weight_dtypes[weight]);
+    s->weight_dtypes[weight] = dtype;
+    return ANE_OK;
+}
+
 /* A weight has as many elements as every file that is baked from it, a scale has one. */
-static int check_counts(const AneSched *s, const AneSourceDef *source, AneError *err) {
+static int check_counts(AneSched *s, const AneSourceDef *source, AneError *err) {
     for (int32_t b = 0; b < source->n_blobs; b++) {
         const AneBlobDef *d = &source->blobs[b];
         if (d->weight >= 0 && d->rows * d->cols != s->weight_counts[d->weight])
@@ -19,6 +28,11 @@ static int check_counts(const AneSched *s, const AneSourceDef *source, AneError 
         if (d->scale >= 0 && s->weight_counts[d->scale] != 1)
             return ane_error_set(err, ANE_E_ARG, "kernel '%s', %s: its scale has %lld elements, expected 1", source->name, d->path,
                                  (long long)s->weight_counts[d->scale]);
+        int status = d->weight >= 0 ? check_dtype(s, source, d, d->weight, d->dtype, err) : ANE_OK;
+        if (status == ANE_OK && d->scale >= 0)
+            status = check_dtype(s, source, d, d->scale, ANE_F32, err);
+        if (status != ANE_OK)
+            return status;
     }
     return ANE_OK;
 }
@@ -186,7 +200,8 @@ static void free_surfaces(AneSched *s) {
 
 int ane_set_make(AneSched *s, const AneSource *sources, const AneKernel *kernels, const int64_t *weight_counts,
                  const AneWire *wires, int32_t n_wires, AneError *err) {
-    if (!(s->weight_counts = calloc((size_t)s->n_weights + 1, sizeof *s->weight_counts)))
+    if (!(s->weight_counts = calloc((size_t)s->n_weights + 1, sizeof *s->weight_counts)) ||
+        !(s->weight_dtypes = calloc((size_t)s->n_weights + 1, sizeof *s->weight_dtypes)))
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for a trainer");
     if (s->n_weights)
         memcpy(s->weight_counts, weight_counts, (size_t)s->n_weights * sizeof *weight_counts);
@@ -211,4 +226,5 @@ void ane_set_free(AneSched *s) {
     free(s->digests);
     free(s->kernels);
     free(s->weight_counts);
+    free(s->weight_dtypes);
 }

@@ -21,13 +21,17 @@
 /* A head, then the elements: ane_blob_head(). */
 size_t ane_blob_bytes(const AneBlobDef *b) { return ANE_BLOB_HEAD + (size_t)(b->rows * b->cols) * 2; }
 
-void ane_blob_write(const AneBlobDef *b, const float *const *weights, uint8_t *out) {
+void ane_blob_write(const AneBlobDef *b, const void *const *weights, uint8_t *out) {
     size_t count = (size_t)(b->rows * b->cols);
     ane_blob_head(out, count);
     uint16_t *half = (uint16_t *)(void *)(out + ANE_BLOB_HEAD);
-    const float factor = b->scale < 0 ? 1.0f : weights[b->scale][0];
+    const float factor = b->scale < 0 ? 1.0f : *(const float *)weights[b->scale];
     if (b->weight < 0)
         memcpy(half, b->data_f16, count * 2);
+    else if (b->dtype == ANE_F16 && b->transform == ANE_BAKE_PLAIN)
+        memcpy(half, weights[b->weight], count * 2);
+    else if (b->dtype == ANE_F16)
+        ane_cpu_transpose_half(weights[b->weight], half, (size_t)b->rows, (size_t)b->cols, 0, (size_t)b->rows);
     else if (b->transform == ANE_BAKE_PLAIN)
         ane_cpu_bake_plain(weights[b->weight], factor, half, count);
     else

@@ -60,7 +60,7 @@ typedef struct {
 } Target;
 
 /* Make the files of weight `w` of the set, as far as memory goes: what is missing is baked
- * from the fp32 masters later. Returns how many, at most `cap`. */
+ * later from what was handed over. Returns how many, at most `cap`. */
 static size_t make_files(AneGeneration *gen, int32_t w, Target *out, size_t cap) {
     AneSched *s = gen->sched;
     size_t n = 0, at = 0;
@@ -75,7 +75,7 @@ static size_t make_files(AneGeneration *gen, int32_t w, Target *out, size_t cap)
                 continue;
             ane_blob_head(file, count);
             gen->files[at] = file;
-            const float factor = d->scale < 0 ? 1.0f : gen->weights[d->scale][0];
+            const float factor = d->scale < 0 ? 1.0f : *(const float *)gen->weights[d->scale];
             out[n++] = (Target){d, (uint16_t *)(void *)(file + ANE_BLOB_HEAD), factor};
         }
     return n;
@@ -100,12 +100,26 @@ static size_t range_of(const Target *target, size_t n, size_t *cols) {
     return (rows ? rows : 64) * *cols;
 }
 
+/* Rows [row, row + n) of what is baked into a transposed file: of `rounded` where it is there. */
+static void transpose(const Target *t, const uint16_t *rounded, const float *baked, size_t row, size_t n) {
+    const size_t rows = (size_t)t->blob->rows, cols = (size_t)t->blob->cols;
+    if (rounded)
+        ane_cpu_transpose_half(rounded, t->half_f16, rows, cols, row, n);
+    else
+        ane_cpu_bake_transposed(baked, t->factor, t->half_f16, rows, cols, row, n);
+}
+
+static AneAdamTensor adam_tensor(const AneUpdateTensor *u) {
+    return (AneAdamTensor){u->p_in, u->p_out, u->m, u->v, u->g, u->count, u->weight_decay, NULL, NULL, u->ahead, u->ahead_f16};
+}
+
 /* AdamW, bake and zero over one tensor. */
 static void update_tensor(AneSched *s, AneGeneration *gen, const AneUpdateTensor *u, const AneAdamStep *step) {
     enum { TARGETS = 16 };
     Target target[TARGETS];
-    const AneAdamTensor t = {u->p_in, u->p_out, u->m, u->v, u->g, u->count, u->weight_decay, NULL, NULL, u->ahead};
+    const AneAdamTensor t = adam_tensor(u);
     const float *const baked = u->ahead ? u->ahead : u->p_out;
+    const uint16_t *const rounded = u->ahead_f16;
     size_t n = gen && u->weight >= 0 ? make_files(gen, u->weight, target, TARGETS) : 0;
     uint16_t *plain = NULL;
     for (size_t i = 0; i < n && !plain; i++)
@@ -118,17 +132,17 @@ static void update_tensor(AneSched *s, AneGeneration *gen, const AneUpdateTensor
         ane_cpu_adam_range(&t, at, end, step, plain, u->g);
         for (size_t i = 0; i < n; i++) {
             const AneBlobDef *d = target[i].blob;
-            if (d->transform == ANE_BAKE_PLAIN && target[i].half_f16 != plain)
+            if (d->transform == ANE_BAKE_PLAIN && target[i].half_f16 != plain && rounded)
+                memcpy(target[i].half_f16 + at, rounded + at, (end - at) * sizeof *rounded);
+            else if (d->transform == ANE_BAKE_PLAIN && target[i].half_f16 != plain)
                 ane_cpu_bake_plain(baked + at, target[i].factor, target[i].half_f16 + at, end - at);
             else if (d->transform != ANE_BAKE_PLAIN && (size_t)d->cols == cols)
-                ane_cpu_bake_transposed(baked, target[i].factor, target[i].half_f16, (size_t)d->rows, cols, at / cols,
-                                        (end - at) / cols);
+                transpose(&target[i], rounded, baked, at / cols, (end - at) / cols);
         }
     }
     for (size_t i = 0; i < n; i++) /* a second view of the same weight with other rows */
         if (target[i].blob->transform != ANE_BAKE_PLAIN && (size_t)target[i].blob->cols != cols)
-            ane_cpu_bake_transposed(baked, target[i].factor, target[i].half_f16, (size_t)target[i].blob->rows,
-                                    (size_t)target[i].blob->cols, 0, (size_t)target[i].blob->rows);
+            transpose(&target[i], rounded, baked, 0, (size_t)target[i].blob->rows);
 }
 
 /* Unscale, clip, step, bake. The same arithmetic whoever calls it. */
@@ -152,7 +166,8 @@ static void run_update(AneSched *s, AneGeneration *gen, const AneUpdateJob *job,
     r->update_ns = ane_now_ns() - begin;
 }
 
-static int check_job(const AneUpdateJob *job, int32_t n_weights, const int64_t *counts, AneError *err) {
+/* `counts`, `dtypes`: of a scheduler's weights; NULL: nothing is baked. */
+static int check_job(const AneUpdateJob *job, int32_t n_weights, const int64_t *counts, const int32_t *dtypes, AneError *err) {
     if (!job->tensors || job->n_tensors < 1 || !job->gradients)
         return ane_error_set(err, ANE_E_ARG, "update: expected tensors and gradients, got %d tensors", job->n_tensors);
     if (!(isfinite(job->lr) && job->lr >= 0) || !(job->beta1 >= 0 && job->beta1 < 1) || !(job->beta2 >= 0 && job->beta2 < 1) ||
@@ -167,14 +182,18 @@ static int check_job(const AneUpdateJob *job, int32_t n_weights, const int64_t *
         return ane_error_set(err, ANE_E_ARG, "update: extrapolate: expected 0 or more, got %g", (double)job->extrapolate);
     for (int32_t i = 0; i < job->n_tensors; i++) {
         const AneUpdateTensor *u = &job->tensors[i];
-        const AneAdamTensor t = {u->p_in, u->p_out, u->m, u->v, u->g, u->count, u->weight_decay, NULL, NULL, u->ahead};
+        const AneAdamTensor t = adam_tensor(u);
         int status = ane_cpu_adam_check(&t, i, err);
         if (status != ANE_OK)
             return status;
-        if (u->p_in == u->p_out && counts) /* the version before may still be read */
+        if (u->p_in == u->p_out && counts && !u->ahead && !u->ahead_f16) /* the version before may still be read */
             return ane_error_set(err, ANE_E_ARG, "tensors[%d]: the new masters need a buffer of their own", i);
         if (u->weight < -1 || u->weight >= n_weights || (u->weight >= 0 && counts && counts[u->weight] != (int64_t)u->count))
             return ane_error_set(err, ANE_E_ARG, "tensors[%d]: %zu elements for weight %d of %d", i, u->count, u->weight, n_weights);
+        const int32_t dtype = u->weight >= 0 && dtypes ? dtypes[u->weight] : 0;
+        if (dtype && (dtype == ANE_F16) != (u->ahead_f16 != NULL))
+            return ane_error_set(err, ANE_E_ARG, "tensors[%d]: the update writes %s, the kernels are made from %s", i,
+                                 u->ahead_f16 ? "float16" : "float32", dtype == ANE_F16 ? "float16" : "float32");
     }
     return ANE_OK;
 }
@@ -185,7 +204,7 @@ int ane_cpu_update(const AneUpdateJob *job, AneUpdateResult *out, AneError *err)
     if (status == ANE_OK && (!job || !out))
         status = ane_error_set(err, ANE_E_ARG, "update: expected a job and a result, got NULL");
     if (status == ANE_OK)
-        status = check_job(job, INT32_MAX, NULL, err);
+        status = check_job(job, INT32_MAX, NULL, NULL, err);
     if (status == ANE_OK) {
         memset(out, 0, sizeof *out);
         run_update(NULL, NULL, job, out);
@@ -261,13 +280,13 @@ static int keep_job(AneUpdate *u, const AneUpdateJob *job, AneError *err) {
 }
 
 /* Under `stepping`. */
-static int submit_update(AneSched *s, const AneUpdateJob *job, const float *const *weights, bool build, AneError *err) {
+static int submit_update(AneSched *s, const AneUpdateJob *job, const void *const *weights, bool build, AneError *err) {
     pthread_mutex_lock(&s->lock);
     bool running = s->update.state == ANE_UPDATE_RUNNING;
     pthread_mutex_unlock(&s->lock);
     if (running)
         return ane_error_set(err, ANE_E_STATE, "an update is under way: call collect first");
-    int status = job ? check_job(job, s->n_weights, s->weight_counts, err) : ANE_OK;
+    int status = job ? check_job(job, s->n_weights, s->weight_counts, s->weight_dtypes, err) : ANE_OK;
     if (status == ANE_OK && job)
         status = keep_job(&s->update, job, err);
     if (status != ANE_OK)
@@ -280,7 +299,7 @@ static int submit_update(AneSched *s, const AneUpdateJob *job, const float *cons
     return ANE_OK;
 }
 
-int ane_sched_submit_update(AneHandle sched, const AneUpdateJob *job, const float *const *weights, int32_t build, AneError *err) {
+int ane_sched_submit_update(AneHandle sched, const AneUpdateJob *job, const void *const *weights, int32_t build, AneError *err) {
     AneSched *s;
     int status = ane_sched_enter(sched, &s, err);
     if (status != ANE_OK)
@@ -290,7 +309,7 @@ int ane_sched_submit_update(AneHandle sched, const AneUpdateJob *job, const floa
     return ane_sched_leave(s, status == ANE_OK ? submit_update(s, job, weights, build != 0, err) : status);
 }
 
-int ane_sched_provide(AneHandle sched, int64_t version, const float *const *weights, int32_t failed, AneError *err) {
+int ane_sched_provide(AneHandle sched, int64_t version, const void *const *weights, int32_t failed, AneError *err) {
     AneSched *s;
     int status = ane_handle_get(sched, ANE_KIND_SCHED, (void **)&s, err);
     if (status != ANE_OK)

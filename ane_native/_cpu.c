@@ -11,7 +11,7 @@
  * here and spread by GCD do not.
  *
  *   BLAS        dlopen, one symbol, one small product as a check
- *   Embedding   [V,D] fp32 table <-> [D,T] fp16
+ *   Embedding   [V,D] fp32 or fp16 table -> [D,T] fp16, and back into fp32
  *   Loss        [V,T] fp16 logits -> float64 loss, fp16 dlogits
  *   Gradients   a GCD group; dw += dy x^T by sgemm, gains by row products
  *   Optimizer   sum of squares, AdamW in one pass
@@ -257,14 +257,18 @@ const char *ane_cpu_blas(void) { return __atomic_load_n(&blas_sgemm, __ATOMIC_AC
 /* Memory bound and small beside a kernel: one thread. Both directions go through
  * tiles of 16 tokens, so the table is read by rows and x written by runs. */
 
-int ane_cpu_embed_forward(const float *table, const int32_t *tokens, int64_t vocab, int64_t dim, int64_t count,
-                          uint16_t *x_f16, AneError *err) {
-    TRY(bad_pointer(err, "table", table, sizeof *table));
+static int embed_check(const int32_t *tokens, int64_t vocab, int64_t dim, int64_t count, const uint16_t *x_f16, AneError *err) {
     TRY(bad_pointer(err, "tokens", tokens, sizeof *tokens));
     TRY(bad_pointer(err, "x_f16", x_f16, sizeof *x_f16));
     TRY(bad_sizes(err, "table [vocab, dim]", vocab, dim, INT32_MAX));
     TRY(bad_sizes(err, "x [dim, count]", dim, count, INT32_MAX));
-    TRY(bad_tokens(err, "tokens", tokens, vocab, count));
+    return bad_tokens(err, "tokens", tokens, vocab, count);
+}
+
+int ane_cpu_embed_forward(const float *table, const int32_t *tokens, int64_t vocab, int64_t dim, int64_t count,
+                          uint16_t *x_f16, AneError *err) {
+    TRY(bad_pointer(err, "table", table, sizeof *table));
+    TRY(embed_check(tokens, vocab, dim, count, x_f16, err));
     const size_t width = (size_t)dim, total = (size_t)count;
     float tile[TILE][TILE]; /* [d, t] */
     for (size_t t = 0; t < total; t += TILE) {
@@ -276,6 +280,24 @@ int ane_cpu_embed_forward(const float *table, const int32_t *tokens, int64_t voc
                 for (size_t j = 0; j < nd; j++) tile[j][i] = row[j];
             }
             for (size_t j = 0; j < nd; j++) ane_cpu_half_from_float(tile[j], x_f16 + (d + j) * total + t, nt);
+        }
+    }
+    return ANE_OK;
+}
+
+int ane_cpu_embed_forward_half(const uint16_t *table_f16, const int32_t *tokens, int64_t vocab, int64_t dim, int64_t count,
+                               uint16_t *x_f16, AneError *err) {
+    TRY(bad_pointer(err, "table_f16", table_f16, sizeof *table_f16));
+    TRY(embed_check(tokens, vocab, dim, count, x_f16, err));
+    const size_t width = (size_t)dim, total = (size_t)count;
+    for (size_t t = 0; t < total; t += TILE) {
+        const size_t nt = total - t < TILE ? total - t : TILE;
+        for (size_t d = 0; d < width; d += TILE) {
+            const size_t nd = width - d < TILE ? width - d : TILE;
+            for (size_t i = 0; i < nt; i++) {
+                const uint16_t *row = table_f16 + (size_t)tokens[t + i] * width + d;
+                for (size_t j = 0; j < nd; j++) x_f16[(d + j) * total + t + i] = row[j];
+            }
         }
     }
     return ANE_OK;
@@ -706,12 +728,15 @@ static void adam_task(void *context, size_t chunk) {
 }
 
 int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err) {
-    enum { P_IN, P_OUT, M, V, G, M_IN, V_IN, AHEAD, ARRAYS };
-    const void *const arrays[] = {t->p_in, t->p_out, t->m, t->v, t->g, t->m_in, t->v_in, t->ahead};
-    static const char *const names[] = {"p_in", "p_out", "m", "v", "g", "m_in", "v_in", "ahead"};
-    static const unsigned may_be_null = 1u << M_IN | 1u << V_IN | 1u << AHEAD;
-    static const unsigned written = 1u << P_OUT | 1u << M | 1u << V | 1u << AHEAD;
-    static const int before[ARRAYS] = {[P_OUT] = P_IN, [M_IN] = M, [V_IN] = V, [P_IN] = -1, [M] = -1, [V] = -1, [G] = -1, [AHEAD] = -1};
+    enum { P_IN, P_OUT, M, V, G, M_IN, V_IN, AHEAD, AHEAD_F16, ARRAYS };
+    const void *const arrays[] = {t->p_in, t->p_out, t->m, t->v, t->g, t->m_in, t->v_in, t->ahead, t->ahead_f16};
+    static const char *const names[] = {"p_in", "p_out", "m", "v", "g", "m_in", "v_in", "ahead", "ahead_f16"};
+    static const unsigned may_be_null = 1u << M_IN | 1u << V_IN | 1u << AHEAD | 1u << AHEAD_F16;
+    static const unsigned written = 1u << P_OUT | 1u << M | 1u << V | 1u << AHEAD | 1u << AHEAD_F16;
+    static const int before[ARRAYS] = {[P_OUT] = P_IN, [M_IN] = M, [V_IN] = V, [P_IN] = -1, [M] = -1,
+                                       [V] = -1, [G] = -1, [AHEAD] = -1, [AHEAD_F16] = -1};
+    size_t size[ARRAYS]; /* of an element */
+    for (int k = 0; k < ARRAYS; k++) size[k] = k == AHEAD_F16 ? sizeof(uint16_t) : sizeof(float);
     if (t->count > SIZE_MAX / 64) return ane_error_set(err, ANE_E_ARG, "tensors[%d].count: %zu is too many", (int)i, t->count);
     if (!isfinite(t->weight_decay) || t->weight_decay < 0.0f) {
         return ane_error_set(err, ANE_E_ARG, "tensors[%d].weight_decay: expected 0 or more, got %g", (int)i,
@@ -719,16 +744,16 @@ int ane_cpu_adam_check(const AneAdamTensor *t, int32_t i, AneError *err) {
     }
     for (int k = 0; k < ARRAYS && t->count; k++) {
         if (!arrays[k] && may_be_null >> k & 1) continue;
-        if (!arrays[k] || (uintptr_t)arrays[k] % sizeof(float)) { /* names are made only to be told: this is asked at every update */
+        if (!arrays[k] || (uintptr_t)arrays[k] % size[k]) { /* names are made only to be told: this is asked at every update */
             char name[48];
             snprintf(name, sizeof name, "tensors[%d].%s", (int)i, names[k]);
-            return bad_pointer(err, name, arrays[k], sizeof(float));
+            return bad_pointer(err, name, arrays[k], size[k]);
         }
         /* Nothing that is written may lie over another array; p_out may be p_in itself, m_in m. */
         for (int j = 0; j < k; j++) {
             if (!((written >> j | written >> k) & 1) || !arrays[j]) continue;
             if (before[k] == j && arrays[j] == arrays[k]) continue;
-            if (overlap(arrays[j], t->count * sizeof(float), arrays[k], t->count * sizeof(float))) {
+            if (overlap(arrays[j], t->count * size[j], arrays[k], t->count * size[k])) {
                 return ane_error_set(err, ANE_E_ARG, "tensors[%d].%s overlaps %s", (int)i, names[k], names[j]);
             }
         }

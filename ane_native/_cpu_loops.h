@@ -97,7 +97,8 @@ ANE_LOOP void ANE_FN(gain_rows_)(const uint16_t *dy, const uint16_t *x, float *d
 /* Elements [begin, end) of one tensor, one pass:
  *   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
  *   p_out = keep p_in - rate m / (sqrt(v) unbias + eps), ahead = p_out + extrapolate (p_out - p_in),
- *   half_f16 = fp16 of ahead, or of p_out without it, zero = 0. */
+ *   ahead_f16 and half_f16 = fp16 of ahead, or of p_out where neither is wanted, zero = 0.
+ * Without extrapolation ahead is p_out to the bit: no sum turns -0 into 0. */
 ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t end, const AneAdamStep *s, uint16_t *half_f16,
                             float *zero) {
     const float keep = 1.0f - s->lr * tensor->weight_decay;
@@ -105,6 +106,7 @@ ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t en
     const float rate = s->rate, unbias = s->unbias, eps = s->eps, scale = s->grad_scale;
     const float *const m_in = tensor->m_in ? tensor->m_in : tensor->m, *const v_in = tensor->v_in ? tensor->v_in : tensor->v;
     const float by = s->extrapolate;
+    const int predict = by > 0.0f && (tensor->ahead || tensor->ahead_f16);
     /* The last block may be short: the local arrays are whole, zeros are harmless. */
     float before[LOOP_BLOCK] = {0}, p[LOOP_BLOCK], m[LOOP_BLOCK] = {0}, v[LOOP_BLOCK] = {0}, g[LOOP_BLOCK] = {0}, root[LOOP_BLOCK];
     for (size_t at = begin; at < end; at += LOOP_BLOCK) {
@@ -124,10 +126,11 @@ ANE_LOOP void ANE_FN(adam_)(const AneAdamTensor *tensor, size_t begin, size_t en
         memcpy(tensor->m + at, m, bytes);
         memcpy(tensor->v + at, v, bytes);
         memcpy(tensor->p_out + at, p, bytes);
-        if (tensor->ahead) {
+        if (predict) {
             for (int i = 0; i < LOOP_BLOCK; i++) p[i] = p[i] + by * (p[i] - before[i]);
-            memcpy(tensor->ahead + at, p, bytes);
         }
+        if (tensor->ahead) memcpy(tensor->ahead + at, p, bytes);
+        if (tensor->ahead_f16) ANE_FN(ane_row_to_half_)(p, tensor->ahead_f16 + at, n);
         if (half_f16) ANE_FN(ane_row_to_half_)(p, half_f16 + at, n);
         if (zero) memset(zero + at, 0, bytes);
     }

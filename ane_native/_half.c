@@ -145,25 +145,37 @@ void ane_cpu_bake_plain(const float *weight, float factor, uint16_t *half_f16, s
     }
 }
 
-/* Tiles of 64 x 64 go to fp16 in a local array, then over the diagonal in blocks of 8 x 8. */
+enum { TILE = 64 }; /* rows and columns that are turned at a time */
+
+/* nr rows and nc columns over the diagonal, in blocks of 8 x 8. */
+static void transpose_tile(const uint16_t *in, size_t in_step, size_t nr, size_t nc, uint16_t *out, size_t out_step) {
+    for (size_t c = 0; c < nc; c += 8)
+        for (size_t r = 0; r < nr; r += 8) {
+            if (c + 8 <= nc && r + 8 <= nr) {
+                transpose8(in + r * in_step + c, in_step, out + c * out_step + r, out_step);
+                continue;
+            }
+            for (size_t i = 0; i < 8 && c + i < nc; i++)
+                for (size_t j = 0; j < 8 && r + j < nr; j++) out[(c + i) * out_step + r + j] = in[(r + j) * in_step + c + i];
+        }
+}
+
+/* Tiles go to fp16 in a local array first. */
 void ane_cpu_bake_transposed(const float *weight, float factor, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n) {
-    enum { TILE = 64 };
     uint16_t tile[TILE * TILE];
     for (size_t r0 = row; r0 < row + n; r0 += TILE) {
         const size_t nr = row + n - r0 < TILE ? row + n - r0 : TILE;
         for (size_t c0 = 0; c0 < cols; c0 += TILE) {
             const size_t nc = cols - c0 < TILE ? cols - c0 : TILE;
             for (size_t i = 0; i < nr; i++) ane_cpu_bake_plain(weight + (r0 + i) * cols + c0, factor, tile + i * TILE, nc);
-            for (size_t c = 0; c < nc; c += 8)
-                for (size_t r = 0; r < nr; r += 8) {
-                    uint16_t *out = half_f16 + (c0 + c) * rows + r0 + r;
-                    if (c + 8 <= nc && r + 8 <= nr) {
-                        transpose8(tile + r * TILE + c, TILE, out, rows);
-                        continue;
-                    }
-                    for (size_t i = 0; i < 8 && c + i < nc; i++)
-                        for (size_t j = 0; j < 8 && r + j < nr; j++) out[i * rows + j] = tile[(r + j) * TILE + c + i];
-                }
+            transpose_tile(tile, TILE, nr, nc, half_f16 + c0 * rows + r0, rows);
         }
     }
+}
+
+void ane_cpu_transpose_half(const uint16_t *weight_f16, uint16_t *half_f16, size_t rows, size_t cols, size_t row, size_t n) {
+    for (size_t r0 = row; r0 < row + n; r0 += TILE)
+        for (size_t c0 = 0; c0 < cols; c0 += TILE)
+            transpose_tile(weight_f16 + r0 * cols + c0, cols, row + n - r0 < TILE ? row + n - r0 : TILE,
+                           cols - c0 < TILE ? cols - c0 : TILE, half_f16 + c0 * rows + r0, rows);
 }

@@ -6,7 +6,8 @@
     checkpoints/step-000123/
         weights.safetensors     newest fp32 masters, names as in the model
         optimizer.safetensors   moments (m.NAME, v.NAME); active.NAME: the weights the engine
-                                was running on, when they are older than the newest
+                                was running on, when they are older than the newest, float16
+                                or float32 as they were handed over
         state.json              step, random state, loss scale, model, ...
         manifest.json           size and SHA-256 of each file, written last
 
@@ -63,13 +64,14 @@ class Checkpoint:
     Attributes:
         path: the directory.
         weights: name -> float32 array.
-        optimizer: name -> float32 array, see the head of this file; empty when not asked for.
+        optimizer: name -> float32 or float16 array, see the head of this file; empty when not
+            asked for.
         state: plain numbers, strings, lists and dicts.
     """
 
     path: Path
     weights: dict[str, npt.NDArray[np.float32]]
-    optimizer: dict[str, npt.NDArray[np.float32]]
+    optimizer: dict[str, npt.NDArray[Any]]
     state: dict[str, Any]
 
 
@@ -134,7 +136,10 @@ def _tensors(arrays: Arrays) -> bytes:
     from safetensors.numpy import save
 
     # safetensors writes the memory as it lies, so it must be dense; order is by name.
-    dense = {name: np.ascontiguousarray(arrays[name], np.float32) for name in sorted(arrays)}
+    dense = {}
+    for name in sorted(arrays):
+        dtype = np.float16 if arrays[name].dtype == np.float16 else np.float32
+        dense[name] = np.ascontiguousarray(arrays[name], dtype)
     return bytes(save(dense, metadata={"format": FORMAT}))
 
 
@@ -253,7 +258,9 @@ def _verified(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -
     return data
 
 
-def _parse(path: Path, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+def _parse(
+    path: Path, data: bytes, types: tuple[type, ...] = (np.float32,)
+) -> dict[str, npt.NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -262,8 +269,9 @@ def _parse(path: Path, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
     for name, array in arrays.items():
-        if array.dtype != np.float32:
-            raise CheckpointError(f"{path}: tensor {name!r}: expected float32, got {array.dtype}")
+        if array.dtype not in types:
+            wanted = " or ".join(t.__name__ for t in types)
+            raise CheckpointError(f"{path}: tensor {name!r}: expected {wanted}, got {array.dtype}")
     return dict(arrays)
 
 
@@ -272,7 +280,8 @@ def _load_one(folder: Path, optimizer: bool) -> Checkpoint:
     weights = _parse(folder / WEIGHTS, _verified(folder, WEIGHTS, files))
     moments = {}
     if optimizer:
-        moments = _parse(folder / OPTIMIZER, _verified(folder, OPTIMIZER, files))
+        data = _verified(folder, OPTIMIZER, files)
+        moments = _parse(folder / OPTIMIZER, data, (np.float32, np.float16))
     state = _parse_json(folder / STATE, _verified(folder, STATE, files))
     return Checkpoint(folder, weights, moments, state)
 

@@ -67,11 +67,11 @@ def _pointer(name: str, array: npt.NDArray[Any], dtype: Any, ctype: str) -> Any:
     return _native.core().ffi.cast(ctype, array.ctypes.data)
 
 
-def _half(name: str, array: Half) -> Any:
+def _half(name: str, array: npt.NDArray[Any]) -> Any:
     return _pointer(name, array, np.float16, "uint16_t *")
 
 
-def _float(name: str, array: Float) -> Any:
+def _float(name: str, array: npt.NDArray[Any]) -> Any:
     return _pointer(name, array, np.float32, "float *")
 
 
@@ -164,11 +164,11 @@ def half_peak(x: Half) -> float:
 # =============================== Embedding and loss =============================
 
 
-def embed_forward(table: Float, tokens: Int, x: Half) -> None:
+def embed_forward(table: Float | Half, tokens: Int, x: Half) -> None:
     """``x[d,t] = table[tokens[t],d]``, rounded to float16.
 
     Args:
-        table: [V, D] float32.
+        table: [V, D] float32, or float16: rounded before.
         tokens: [T] int32.
         x: [D, T] or [1, D, 1, T] float16, written.
 
@@ -183,9 +183,12 @@ def embed_forward(table: Float, tokens: Int, x: Half) -> None:
     if channels != dim:
         raise ValueError(f"x: expected {dim} channels as in the table, got {channels}")
     _count("tokens", tokens, count)
-    c, error = _native.core(), _native.new_error()
-    args = (_float("table", table), _ints("tokens", tokens), vocab, dim, count, _half("x", x))
-    _native.check(c.lib.ane_cpu_embed_forward(*args, error), error)
+    lib, error = _native.core().lib, _native.new_error()
+    half = isinstance(table, np.ndarray) and table.dtype == np.float16
+    forward = lib.ane_cpu_embed_forward_half if half else lib.ane_cpu_embed_forward
+    values = (_half if half else _float)("table", table)
+    args = (values, _ints("tokens", tokens), vocab, dim, count, _half("x", x))
+    _native.check(forward(*args, error), error)
 
 
 def embed_backward(dx: Half, tokens: Int, dtable: Float, exponent: int = 0) -> None:
@@ -380,6 +383,7 @@ class AdamTensor(NamedTuple):
         weight_decay: decoupled.
         m_in, v_in: moments before; None: ``m`` and ``v`` themselves.
         ahead: receives ``p_out + extrapolate * (p_out - p_in)``; None: not wanted.
+        ahead_f16: receives the same rounded to float16; None: not wanted.
     """
 
     p_in: Float
@@ -391,6 +395,7 @@ class AdamTensor(NamedTuple):
     m_in: Float | None = None
     v_in: Float | None = None
     ahead: Float | None = None
+    ahead_f16: Half | None = None
 
 
 class UpdateTensor(NamedTuple):
@@ -408,6 +413,7 @@ class UpdateTensor(NamedTuple):
     weight_decay: float
     weight: int
     ahead: Float | None = None
+    ahead_f16: Half | None = None
 
 
 def _fill(c: Any, tensor: AdamTensor | UpdateTensor, written: Sequence[str]) -> None:
@@ -418,7 +424,7 @@ def _fill(c: Any, tensor: AdamTensor | UpdateTensor, written: Sequence[str]) -> 
             continue
         if array.shape != tensor.p_in.shape:
             raise ValueError(f"{name}: expected shape {tensor.p_in.shape}, got {array.shape}")
-        setattr(c, name, _float(name, array))
+        setattr(c, name, (_half if name.endswith("_f16") else _float)(name, array))
         if name in written:
             _writeable(name, array)
 
@@ -434,7 +440,7 @@ class AdamTensors:
         self._keep = tuple(AdamTensor(*t) for t in tensors)
         self._array = _native.core().ffi.new("AneAdamTensor[]", max(1, len(self._keep)))
         for c, tensor in zip(self._array, self._keep, strict=False):
-            _fill(c, tensor, ("p_out", "m", "v", "ahead"))
+            _fill(c, tensor, ("p_out", "m", "v", "ahead", "ahead_f16"))
 
     def step(
         self,
@@ -471,7 +477,7 @@ class UpdateTensors:
         ffi = _native.core().ffi
         self._array = ffi.new("AneUpdateTensor[]", max(1, len(rows)))
         for c, tensor in zip(self._array, rows, strict=False):
-            _fill(c, tensor, ("p_out", "m", "v", "g", "ahead"))
+            _fill(c, tensor, ("p_out", "m", "v", "g", "ahead", "ahead_f16"))
             c.weight = tensor.weight
         self._job = ffi.new("AneUpdateJob *")
         self._job.tensors, self._job.n_tensors = self._array, len(tensors)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
 
@@ -203,6 +203,10 @@ class KernelSet:
                 raise ValueError(f"wire {source!r} -> {to!r}: its source is wired itself")
             self.wires.append((from_kernel, from_port, to_kernel, to_port, int(not from_output)))
         self.weight_names: tuple[str, ...] = tuple(_weight_names(self.kernels))
+        files = [w for k in self.kernels for w in k.weights.values() if isinstance(w, Weight)]
+        scaled = [w for w in files if w.scale is not None]
+        #: Weights that are baked times a scale, and these scales.
+        self.scaled_names = frozenset(n for w in scaled for n in (w.name, w.scale) if n is not None)
         self.frozen = frozenset(frozen)
         unknown = sorted(self.frozen - set(self.weight_names))
         if unknown:
@@ -270,7 +274,7 @@ class CKernels:
     def __init__(
         self,
         kernels: Sequence[Kernel],
-        weights: Mapping[str, NDArray[np.float32]],
+        weights: Mapping[str, NDArray[Any]],
         sources: Sequence[Source] | None = None,
     ) -> None:
         ffi, lib = _native.core().ffi, _native.core().lib
@@ -309,6 +313,7 @@ class CKernels:
                     b.weight = index[value.name]
                     b.transform = lib.ANE_BAKE_TRANSPOSE if value.transpose else lib.ANE_BAKE_PLAIN
                     b.scale = 0 if value.scale is None else 1 + index[value.scale]
+                    b.dtype = lib.ANE_F16 if weights[value.name].dtype == _F16 else lib.ANE_F32
                 else:
                     b.rows, b.cols, b.weight = value.size, 1, -1
                     b.data_f16 = ffi.cast("uint16_t *", value.ctypes.data)
@@ -331,29 +336,42 @@ class CKernels:
                 c.shape[i] = n
         return array
 
-    def pointers(self, weights: Mapping[str, NDArray[np.float32]]) -> Any:
-        """``float *[]`` in the order of the indices, NULL for what is not among `weights`; the
+    def pointers(self, weights: Mapping[str, NDArray[Any]]) -> Any:
+        """``void *[]`` in the order of the indices, NULL for what is not among `weights`; the
         arrays must outlive its use."""
         ffi = _native.core().ffi
-        array = ffi.new("float *[]", max(1, len(self.names)))
+        array = ffi.new("void *[]", max(1, len(self.names)))
         for i, name in enumerate(self.names):
             if name not in weights:
                 continue
-            array[i] = ffi.from_buffer("float[]", weights[name])
+            array[i] = ffi.from_buffer(weights[name])
         return array
 
 
-_F32 = np.dtype(np.float32)
+_F32, _F16 = np.dtype(np.float32), np.dtype(np.float16)
 
 
-def is_float32(value: object) -> bool:
-    """Whether :func:`as_float32` has nothing to do; asked of every weight at every boundary."""
+def is_dense(value: object, dtype: np.dtype[Any] = _F32) -> bool:
+    """Whether an array can be used as it is; asked of every weight at every boundary."""
     return (
         type(value) is np.ndarray
-        and value.dtype is _F32
+        and value.dtype is dtype
         and value.flags.c_contiguous
         and value.size > 0
     )
+
+
+def as_float16(name: str, value: ArrayLike) -> NDArray[np.float16]:
+    """The same as :func:`as_float32`, rounded to nearest even as a bake rounds."""
+    if is_dense(value, _F16):
+        return cast("NDArray[np.float16]", value)
+    exact = as_float32(name, value)
+    made = np.empty(exact.shape, np.float16)
+    c = _native.core()
+    c.lib.ane_cpu_half_from_float(
+        c.ffi.from_buffer("float[]", exact), c.ffi.from_buffer("uint16_t[]", made), exact.size
+    )
+    return made
 
 
 def as_float32(name: str, value: ArrayLike) -> NDArray[np.float32]:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""AdamW on fp32 masters that are never copied: three buffers take turns.
+"""AdamW on fp32 masters that are never copied: buffers take turns, or masters stay in place.
 
 The scheduler bakes version k+1 in the background while version k trains, and reads the
 masters it was handed as it does so. The optimizer therefore never updates in place: it reads
 the newest masters and writes the next version into a buffer that nobody reads any more.
 Handing the weights over then costs the training thread nothing. With ``staleness`` 0 or 1
 three buffers are enough (active, pending, next); a fourth is made when an older bound needs it.
+With ``bake`` it is other arrays that are handed over, fp16 as the kernels hold them, written in the
+same pass. They take turns; the masters, which nobody else reads, are then updated in place.
 
 Also here: clipping by the global norm, dynamic loss scaling, learning-rate schedules. Not
 here: when to step and what to do about a run that does not recover; see train/.
@@ -25,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ane_native import cpu
+from ane_native.buffers import Flat, Rotation, Version
 from ane_native.errors import CheckpointError, ConfigError, StateError
 
 __all__ = [
@@ -41,7 +44,7 @@ Float = npt.NDArray[np.float32]
 Params = dict[str, Float]
 Schedule = Callable[[int], float]
 
-ALIGN = 16  # floats: every tensor starts on a cache line
+BAKES = (None, "float16", "float32")
 
 # =============================== Schedules ======================================
 
@@ -155,38 +158,12 @@ class LossScale:
 # =============================== AdamW ==========================================
 
 
-class _Flat:
-    """One allocation with a view per tensor, so that whole passes see one array."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        offsets = {}
-        at = 0
-        for name, shape in shapes.items():
-            offsets[name] = at
-            at += -(-math.prod(shape) // ALIGN) * ALIGN
-        # numpy aligns to 16 bytes: move the start to a cache line.
-        memory = np.zeros(at + ALIGN, np.float32)
-        skew = (-memory.ctypes.data // 4) % ALIGN
-        self.all: Float = memory[skew : skew + at]
-        self.views: Params = {
-            name: self.all[offsets[name] : offsets[name] + math.prod(shape)].reshape(shape)
-            for name, shape in shapes.items()
-        }
-
-
-class _Masters(_Flat):
-    """One version of the fp32 weights."""
-
-    version = -1  # version as the scheduler counts it; -1: holds nothing
-    submitted = False  # whether the scheduler was given these arrays to read
-
-
 @dataclass(frozen=True)
 class _UnderWay:
     """An update in the background: where it writes and what it was told."""
 
-    target: _Masters
-    baked: _Masters  # the same, or the prediction that is handed over
+    target: Version
+    baked: Version  # the same, or what is handed over in its place
     version: int
     build: bool
     lr: float
@@ -226,7 +203,11 @@ class AdamW:
             number of updates tried so far.
         extrapolate: with s > 0 the weights to hand over (:attr:`baked`) are not the masters w but
             ``w + s (w - w_previous)``, a prediction of the masters s updates later
-            (docs/STALENESS.md). One or two buffers more.
+            (docs/STALENESS.md). One or two buffers more without ``bake``.
+        bake: what to hand over. None: the masters, or their predictions; masters take turns, and
+            buffers of them are all that is needed. ``"float16"``: arrays rounded as a bake rounds, so
+            the kernels have the same bits; masters are updated in place. For kernels that bake times a
+            power of two (docs/SCALING.md) ``"float32"``: the same, not rounded.
         beside: version -> weights that are baked with the masters of an update in the
             background and are not trained.
 
@@ -258,8 +239,11 @@ class AdamW:
         loss_scale: LossScale | None = None,
         lr: float | Schedule = 1e-3,
         extrapolate: float = 0.0,
+        bake: str | None = None,
         beside: Callable[[int], Params] | None = None,
     ) -> None:
+        if bake not in BAKES:
+            raise ConfigError(f"bake: expected one of {BAKES}, got {bake!r}")
         if not (math.isfinite(extrapolate) and extrapolate >= 0):
             raise ConfigError(f"extrapolate: expected 0 or more, got {extrapolate}")
         for name, value in zip(("beta1", "beta2"), betas, strict=True):
@@ -274,18 +258,22 @@ class AdamW:
         self.extrapolate = extrapolate
         self._shapes = {name: np.shape(p) for name, p in params.items()}
         self._decay = {n: weight_decay if len(s) > 1 else 0.0 for n, s in self._shapes.items()}
-        self._moments = [(_Flat(self._shapes), _Flat(self._shapes))]  # a second by parts()
-        self._g = [_Flat(self._shapes)]
+        self._moments = [(Flat(self._shapes), Flat(self._shapes))]  # a second by parts()
+        self._g = [Flat(self._shapes)]
         self._at = 0  # the set of gradients to add to
         self._jobs: dict[tuple[Any, ...], cpu.UpdateTensors] = {}
         self._under_way: _UnderWay | None = None
-        self._buffers = [_Masters(self._shapes)]
-        self._newest = self._previous = self._buffers[0]
-        self._ahead: list[_Masters] = []  # predictions; the scheduler reads these then
-        self._baked = self._baked_before = self._newest
+        self.bake = bake
+        self._masters = Rotation(self._shapes)
+        self._ahead = Rotation(self._shapes, bake or np.float32)  # handed over in their place
+        self._newest = self._previous = self._masters.make()
+        if bake is not None:
+            self._newest.keep_in_place()
+        self._baked = self._baked_before = self._newest if bake is None else self._ahead.make()
         self._passes: dict[tuple[Any, ...], cpu.AdamTensors] = {}
         self._fill(self._newest, params, "params")
-        self._newest.version = 0
+        self._round()
+        self._newest.version = self._baked.version = 0
 
     @property
     def grads(self) -> Params:
@@ -301,7 +289,7 @@ class AdamW:
     def gradient_sets(self) -> tuple[Params, ...]:
         """Both sets of gradients, made when first asked for: they take turns in the background."""
         while len(self._g) < 2:
-            self._g.append(_Flat(self._shapes))
+            self._g.append(Flat(self._shapes))
         return tuple(flat.views for flat in self._g)
 
     @property
@@ -311,23 +299,55 @@ class AdamW:
 
     @property
     def params(self) -> Params:
-        """The newest masters whose update has ended. Hand them over and do not write to them."""
+        """The newest masters whose update has ended. Hand them over and do not write to them;
+        with ``bake`` hand :attr:`baked` over: the next update writes these.
+
+        Raises:
+            StateError: with ``bake``: an update runs in the background.
+        """
+        if self.bake is not None:
+            self._need_settled()
         return self._newest.views
 
     @property
     def previous(self) -> Params:
-        """The masters before the last update that was applied; gone with the next one."""
+        """The masters before the last update that was applied; gone with the next one.
+
+        Raises:
+            StateError: with ``bake`` they are gone already.
+        """
+        if self.bake is not None:
+            raise StateError(f"masters are updated in place (bake={self.bake!r}): none are kept")
         return self._previous.views
 
     @property
     def baked(self) -> Params:
-        """What to hand over for :attr:`params`: themselves, or their prediction."""
+        """What to hand over for :attr:`params`: themselves, their prediction, or with ``bake``
+        arrays of that type. Do not write to them."""
         return self._baked.views
+
+    @property
+    def predicted(self) -> bool:
+        """Whether :attr:`baked` is a prediction, and not the masters, rounded or as they are."""
+        return self._baked.predicted
 
     @property
     def baked_before(self) -> Params:
         """The same for :attr:`previous`."""
         return self._baked_before.views
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """What the buffers made so far take, bytes by kind: masters, what is handed over in their
+        place, gradients, moments."""
+        moments = [flat for pair in self._moments for flat in pair]
+        kinds: dict[str, Sequence[Flat]] = {
+            "masters": self._masters.buffers,
+            "handed over": self._ahead.buffers,
+            "gradients": self._g,
+            "moments": moments,
+        }
+        return {kind: sum(flat.all.nbytes for flat in flats) for kind, flats in kinds.items()}
 
     @property
     def version(self) -> int:
@@ -365,8 +385,7 @@ class AdamW:
         norm = math.sqrt(total) * unscale if finite else math.inf
         clip = min(1.0, self.clip / (norm + 1e-6)) if self.clip and finite else 1.0
         if finite:
-            target = self._spare(oldest_needed)
-            baked = self._spare_ahead(oldest_needed) if self.extrapolate else target
+            target, baked = self._places(oldest_needed)
             self._step(lr, unscale * clip, target, ahead=None if baked is target else baked)
             self._take(target, baked, self._newest.version + 1, submitted=False)
         self.tried += 1
@@ -391,16 +410,18 @@ class AdamW:
 
         Raises:
             StateError: with ``clip`` every tensor needs the norm of all gradients first; with
-                ``extrapolate`` there is nothing to gain.
+                ``extrapolate`` there is nothing to gain; with ``bake`` there is one set of masters,
+                and parts may turn out not to count.
         """
         self._need_settled()
-        if self.clip or self.extrapolate:
+        if self.clip or self.extrapolate or self.bake is not None:
             raise StateError(
-                f"an update in parts: expected clip 0 and extrapolate 0, got {self.clip} and "
-                f"{self.extrapolate}"
+                f"an update in parts: expected clip 0, extrapolate 0 and bake None, got {self.clip}, "
+                f"{self.extrapolate} and {self.bake}"
             )
         scale = self.loss_scale.scale if loss_scale is None else loss_scale
-        return PartUpdate(self, lr, micro_steps, self._spare(oldest_needed), scale)
+        target = self._masters.free(self._newest, oldest_needed)
+        return PartUpdate(self, lr, micro_steps, target, scale)
 
     # ------------------------------ in the background ------------------------------
 
@@ -434,14 +455,13 @@ class AdamW:
         if lr is None:
             lr = self.lr(self.tried) if callable(self.lr) else self.lr
         scale = self.loss_scale.scale if loss_scale is None else loss_scale
-        target = self._spare(oldest_needed)
-        baked = self._spare_ahead(oldest_needed) if self.extrapolate else target
+        target, baked = self._places(oldest_needed)
         key = (*map(id, (self._newest, target, baked, self._moments[0])), self._at, *weights)
         if key not in self._jobs:
             index = {name: i for i, name in enumerate(weights)}
             rows = self._rows(target, ahead=None if baked is target else baked)
             self._jobs[key] = cpu.UpdateTensors(
-                [(*row[:6], index.get(n, -1), row.ahead) for n, row in rows.items()],
+                [(*row[:6], index.get(n, -1), *row[8:]) for n, row in rows.items()],
                 self._g[self._at].all,
             )
         job = self._jobs[key].job(
@@ -483,7 +503,7 @@ class AdamW:
         """How long an update takes on one thread, as in the background, in milliseconds.
 
         Nothing changes: moments and gradients are still zero, so a pass with learning rate 0
-        writes the masters as they are into a spare buffer.
+        writes the masters as they are, into a spare buffer or over themselves.
 
         Raises:
             StateError: an update has been made, or gradients were added.
@@ -491,11 +511,10 @@ class AdamW:
         self._need_settled()
         if self.tried or self.steps or self._g[self._at].all.any():
             raise StateError("rehearse: expected an optimizer before its first gradients")
-        target = self._spare(0)
-        ahead = self._spare_ahead(0) if self.extrapolate else None
-        rows = self._rows(target, ahead).values()
+        target, baked = self._places(0)
+        rows = self._rows(target, None if baked is target else baked).values()
         tensors = cpu.UpdateTensors(
-            [(*row[:6], -1, row.ahead) for row in rows], self._g[self._at].all
+            [(*row[:6], -1, *row[8:]) for row in rows], self._g[self._at].all
         )
         job = tensors.job(
             lr=0.0,
@@ -533,37 +552,56 @@ class AdamW:
 
         Args:
             version: of the newest masters.
-            baked: what the kernels of that version are made from (copied); None: the masters.
+            baked: what the kernels of that version are made from (copied, and rounded with
+                ``bake="float16"``); None: the masters.
+
+        Raises:
+            CheckpointError: `baked` does not fit.
         """
-        for buffer in (*self._buffers, *self._ahead):
-            buffer.version, buffer.submitted = -1, False
-        self._baked = self._baked_before = self._newest
-        if baked is not None:
-            self._baked = self._spare_ahead(0)
+        self._need_settled()
+        self._masters.forget()
+        self._ahead.forget()
+        if self.bake is None:
+            self._baked = self._newest if baked is None else self._ahead.free(self._newest, 0)
+        self._baked_before = self._baked
+        if baked is None:
+            self._round()
+        else:
             self._fill(self._baked, baked, "baked")
+            self._baked.predicted = True
         self._newest.version = self._baked.version = version
 
-    def _spare(self, oldest_needed: int) -> _Masters:
-        """A buffer nobody reads: not the newest, not one the scheduler still bakes or runs."""
-        return self._free(self._buffers, self._newest, oldest_needed)
+    def as_baked(self, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Weights in the type of :attr:`baked`: themselves, or copies rounded as a bake rounds.
 
-    def _spare_ahead(self, oldest_needed: int) -> _Masters:
-        """The same for a prediction."""
-        return self._free(self._ahead, self._baked, oldest_needed)
+        Raises:
+            CheckpointError: they are not those of this optimizer.
+        """
+        self._check(weights, "weights")
+        if self.bake == "float16":
+            return {n: _rounded(w) for n, w in weights.items()}
+        return {n: np.ascontiguousarray(w, np.float32) for n, w in weights.items()}
 
-    def _free(self, buffers: list[_Masters], newest: _Masters, oldest_needed: int) -> _Masters:
-        for buffer in buffers:
-            if buffer is newest:
-                continue
-            if not buffer.submitted or buffer.version < oldest_needed:
-                return buffer
-        buffers.append(_Masters(self._shapes))
-        return buffers[-1]
+    def _places(self, oldest_needed: int) -> tuple[Version, Version]:
+        """Where an update writes the masters, and what is to be handed over (or the same)."""
+        target = self._newest
+        if self.bake is None:
+            target = self._masters.free(self._newest, oldest_needed)
+            if not self.extrapolate:
+                return target, target
+        return target, self._ahead.free(self._baked, oldest_needed)
 
-    def _take(self, target: _Masters, baked: _Masters, version: int, submitted: bool) -> None:
+    def _round(self) -> None:
+        """The masters as they are into what is handed over."""
+        if self._baked is not self._newest:
+            self._fill(self._baked, self._newest.views, "masters")
+        self._baked.predicted = False
+
+    def _take(self, target: Version, baked: Version, version: int, submitted: bool) -> None:
         """An update was applied: its results are the newest."""
         target.version, target.submitted = version, False
         baked.version, baked.submitted = version, submitted
+        baked.predicted = bool(self.extrapolate)
         self._previous, self._newest = self._newest, target
         self._baked_before, self._baked = self._baked, baked
         self.steps += 1
@@ -572,10 +610,10 @@ class AdamW:
         self,
         lr: float,
         grad_scale: float,
-        target: _Masters,
+        target: Version,
         *,
-        ahead: _Masters | None = None,
-        moments: tuple[_Flat, _Flat] | None = None,
+        ahead: Version | None = None,
+        moments: tuple[Flat, Flat] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
         """AdamW from the newest masters and moments into `target`, all tensors or those named;
@@ -597,18 +635,21 @@ class AdamW:
 
     def _rows(
         self,
-        target: _Masters,
-        ahead: _Masters | None = None,
-        moments: tuple[_Flat, _Flat] | None = None,
+        target: Version,
+        ahead: Version | None = None,
+        moments: tuple[Flat, Flat] | None = None,
     ) -> dict[str, cpu.AdamTensor]:
         g = self._g[self._at].views
         (m, v), (m_out, v_out) = self._moments[0], moments or self._moments[0]
+        out = {} if ahead is None else ahead.views
+        half = self.bake == "float16"
         return {
             n: cpu.AdamTensor(
                 *(p, target.views[n], m_out.views[n], v_out.views[n], g[n], self._decay[n]),
                 m_in=None if moments is None else m.views[n],
                 v_in=None if moments is None else v.views[n],
-                ahead=None if ahead is None else ahead.views[n],
+                ahead=None if half else out.get(n),
+                ahead_f16=out.get(n) if half else None,
             )
             for n, p in self._newest.views.items()
         }
@@ -633,12 +674,18 @@ class AdamW:
         """Continue from masters and a :meth:`state_dict`.
 
         Raises:
-            CheckpointError: a tensor is missing, unknown or of another shape.
+            CheckpointError: a tensor is missing, unknown, of another shape or not float32.
         """
         self._need_settled()
         self._fill(self._newest, params, "weights")
+        self._round()
         for kind, flat in zip(("m", "v"), self._moments[0], strict=True):
             part = {n[2:]: t for n, t in tensors.items() if n.startswith(f"{kind}.")}
+            for name, tensor in part.items():
+                if tensor.dtype != np.float32:
+                    raise CheckpointError(
+                        f"optimizer {kind}: tensor {name!r}: expected float32, got {tensor.dtype}"
+                    )
             self._fill(flat, part, f"optimizer {kind}")
         try:
             self.steps = int(numbers["steps"])
@@ -648,19 +695,32 @@ class AdamW:
         self.tried = self.steps + self.loss_scale.skipped
         self.zero_grads()
 
-    def _fill(self, flat: _Flat, values: Mapping[str, npt.NDArray[Any]], what: str) -> None:
+    def _fill(self, flat: Flat, values: Mapping[str, npt.NDArray[Any]], what: str) -> None:
+        self._check(values, what)
+        for name, view in flat.views.items():
+            if view.dtype == np.float16 and np.asarray(values[name]).dtype != np.float16:
+                cpu.half_from_float(np.ascontiguousarray(values[name], np.float32), view)
+            else:
+                view[...] = values[name]
+
+    def _check(self, values: Mapping[str, npt.NDArray[Any]], what: str) -> None:
         missing, unknown = self._shapes.keys() - values.keys(), values.keys() - self._shapes.keys()
         if missing or unknown:
             name = sorted(missing or unknown)[0]
             problem = "missing" if missing else "not known"
             raise CheckpointError(f"{what}: tensor {name!r} is {problem}")
-        for name, view in flat.views.items():
-            if np.shape(values[name]) != view.shape:
+        for name, shape in self._shapes.items():
+            if np.shape(values[name]) != shape:
                 raise CheckpointError(
-                    f"{what}: tensor {name!r}: expected shape {view.shape}, "
-                    f"got {np.shape(values[name])}"
+                    f"{what}: tensor {name!r}: expected shape {shape}, got {np.shape(values[name])}"
                 )
-            view[...] = values[name]
+
+
+def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Dense float16, to nearest even as a bake rounds; the array itself where it is."""
+    if values.dtype == np.float16:
+        return np.ascontiguousarray(values)
+    return cpu.half_from_float(np.ascontiguousarray(values, np.float32))
 
 
 class PartUpdate:
@@ -676,10 +736,10 @@ class PartUpdate:
     """
 
     def __init__(
-        self, adam: AdamW, lr: float, micro_steps: int, target: _Masters, loss_scale: float
+        self, adam: AdamW, lr: float, micro_steps: int, target: Version, loss_scale: float
     ) -> None:
         if len(adam._moments) < 2:
-            adam._moments.append((_Flat(adam._shapes), _Flat(adam._shapes)))
+            adam._moments.append((Flat(adam._shapes), Flat(adam._shapes)))
         self.finite = True
         self._adam, self._lr, self._scale, self._target = adam, lr, loss_scale, target
         self._unscale = 1.0 / (loss_scale * micro_steps)

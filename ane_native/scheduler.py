@@ -34,7 +34,6 @@ from .versions import Arrays, Versions
 from .workers import WorkerPool
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from .cpu import Stages
@@ -57,8 +56,10 @@ class DoubleBufferedTrainer:
     Args:
         kernels: the :class:`KernelSet` to bake.
         weights: name -> array; version 0, compiled before the constructor returns. Every
-            later version must have the same names and shapes. Weights no kernel bakes may be
-            among them: they come back in :attr:`active_weights`.
+            later version must have the same names and shapes. Arrays of float16 that no kernel
+            bakes times a scale stay float16, here and in later versions (which are rounded where
+            they are not); everything else is float32. Weights no kernel bakes may be among them:
+            they come back in :attr:`active_weights`.
         staleness: how many updates the active generation may lag. 0 waits for every compile;
             1 (default) lags by exactly one and repeats bit for bit; ``n`` lags by at most n;
             None swaps whenever a compile is ready and never waits.
@@ -173,8 +174,7 @@ class DoubleBufferedTrainer:
     ) -> None:
         """Pack the kernels and wait for the first generation; unpack them if it fails."""
         kernels = self.kernels
-        first = self._versions.checked(weights)
-        self._versions.shapes = {name: w.shape for name, w in first.items()}
+        first = self._versions.first(weights, exact=kernels.scaled_names)
         missing = [n for n in kernels.weight_names if n not in first]
         if missing:
             raise ValueError(f"weights: {missing} are baked by the kernels but were not given")
@@ -208,7 +208,7 @@ class DoubleBufferedTrainer:
     # ------------------------------ weights ------------------------------
 
     @property
-    def active_weights(self) -> Mapping[str, NDArray[np.float32]]:
+    def active_weights(self) -> Mapping[str, NDArray[Any]]:
         """What the active generation was baked from (do not write to it).
 
         CPU mathematics that is paired with the kernels must use these, not newer ones. They
@@ -337,7 +337,8 @@ class DoubleBufferedTrainer:
                 is installed all the same.
             handover: the caller will not write these arrays again until
                 :attr:`oldest_needed` has passed this version; then nothing is copied.
-                Arrays that are not C-contiguous float32 are copied all the same.
+                Arrays that are not C-contiguous and of the first version's type are copied
+                all the same.
 
         Returns:
             What the boundary measured.

@@ -48,12 +48,12 @@ class NativeUpdate(Protocol):
         micro_steps: int = 1,
         loss_scale: float | None = None,
         build: bool = True,
-    ) -> tuple[Any, dict[str, NDArray[np.float32]]]: ...
+    ) -> tuple[Any, dict[str, NDArray[Any]]]: ...
     def began(self) -> None: ...
     def cancel(self) -> None: ...
     def ended(self, applied: bool, grad_norm: float, clip: float) -> Any: ...
     @property
-    def baked(self) -> dict[str, NDArray[np.float32]]: ...
+    def baked(self) -> dict[str, NDArray[Any]]: ...
     def handed_over(self, version: int, submitted: bool) -> None: ...
 
 
@@ -144,7 +144,16 @@ class Updates:
         )
         versions = self._versions
         try:
-            weights, pointers = versions.prepared(kernels, weights)
+            made = weights
+            weights, pointers = versions.prepared(kernels, made)
+            if weights is not made and any(weights[n] is not made[n] for n in self.make.grads):
+                kinds = {
+                    str(w.dtype) for w in versions.kept[int(self._calls.state().active)].values()
+                }
+                raise ValueError(
+                    f"the optimizer makes weights of {made[next(iter(self.make.grads))].dtype}, the "
+                    f"trainer was made with {' and '.join(sorted(kinds))}: make it with `baked`"
+                )
             if build:
                 versions.keep(version, weights, owned=False)
             self.version = version

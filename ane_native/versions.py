@@ -8,13 +8,14 @@ when nobody needs their version; and those offered for the version to come, of e
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .kernel import as_float32, is_float32
+from .buffers import written_in_place
+from .kernel import as_float16, as_float32, is_dense
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,8 +28,20 @@ _SPARE = 2  # buffers kept for later versions
 _REMEMBERED = 8  # dictionaries whose pointers are kept
 
 
-#: name -> C-contiguous float32 array
-Arrays = dict[str, "NDArray[np.float32]"]
+_F32, _F16 = np.dtype(np.float32), np.dtype(np.float16)
+
+#: name -> C-contiguous array, float32 or float16
+Arrays = dict[str, "NDArray[Any]"]
+
+
+def _need_kept(weights: Arrays) -> None:
+    """What is handed over is not updated in place."""
+    for name, array in weights.items():
+        if written_in_place(array):
+            raise ValueError(
+                f"weight {name!r}: these masters are updated in place, so they cannot be handed "
+                "over: hand over `baked` of their optimizer"
+            )
 
 
 class Versions:
@@ -36,6 +49,7 @@ class Versions:
 
     Attributes:
         shapes: of the first version, which all others must have.
+        types: of the first version; others are converted.
         kept: version -> its arrays.
         owned: versions whose arrays are copies of this object's making.
         spare: buffers for a whole version that nobody needs now, at most ``keep_spare``.
@@ -46,6 +60,7 @@ class Versions:
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, np.dtype[Any]] = {}
         self._prepared: dict[int, tuple[CKernels, Arrays, tuple[Any, ...], Any]] = {}
         self.kept: dict[int, Arrays] = {}
         self.owned: set[int] = set()
@@ -56,8 +71,19 @@ class Versions:
         self.copies: Arrays | None = None
         self.left: list[Arrays] = []
 
+    def first(self, weights: Mapping[str, ArrayLike], exact: Container[str]) -> Arrays:
+        """The first version: arrays of float16 stay what they are, but for those named in `exact`."""
+        if isinstance(weights, Mapping):
+            self.types = {
+                name: _F16 if name not in exact and is_dense(value, _F16) else _F32
+                for name, value in weights.items()
+            }
+        made = self.checked(weights)
+        self.shapes = {name: array.shape for name, array in made.items()}
+        return made
+
     def checked(self, weights: Mapping[str, ArrayLike], some: bool = False) -> Arrays:
-        """All weights (or `some` of them) as float32 arrays, names and shapes as before; copies
+        """All weights (or `some` of them) as arrays of names, shapes and types as before; copies
         only what must be."""
         if not isinstance(weights, Mapping):
             raise TypeError(
@@ -68,9 +94,12 @@ class Versions:
             extra = sorted(str(k) for k in weights.keys() - self.shapes.keys())
             if missing or extra:
                 raise ValueError(f"weights: missing {missing}, not known {extra}")
-        made, shapes = {}, self.shapes
+        made, shapes, types = {}, self.shapes, self.types
         for name, value in weights.items():
-            array: Any = value if is_float32(value) else as_float32(f"weight {name!r}", value)
+            dtype = types[name]
+            array: Any = value
+            if not is_dense(value, dtype):
+                array = (as_float32 if dtype is _F32 else as_float16)(f"weight {name!r}", value)
             if shapes and array.shape != shapes[name]:
                 raise ValueError(
                     f"weight {name!r}: expected shape {shapes[name]}, got {array.shape}"
@@ -147,6 +176,7 @@ class Versions:
         """A version nobody will write, and the nanoseconds it took: the arrays themselves, or
         copies in recycled buffers."""
         if handover:
+            _need_kept(weights)
             self.keep_spare = 0  # nobody copies any more
             self.spare.clear()
             return weights, 0
@@ -172,7 +202,7 @@ class Versions:
         try:
             return self.spare.pop()
         except IndexError:
-            return {n: np.empty(shape, np.float32) for n, shape in self.shapes.items()}
+            return {n: np.empty(shape, self.types[n]) for n, shape in self.shapes.items()}
 
     # ------------------------------ offers ------------------------------
 
@@ -184,13 +214,12 @@ class Versions:
         if not int(state.leaving):
             self.left.clear()
 
-    def check_offered(self, given: Mapping[str, NDArray[np.float32]]) -> None:
+    def check_offered(self, given: Mapping[str, NDArray[Any]]) -> None:
         """What is given again must be what was offered, bit for bit."""
         for name, offered in self.offered.items():
             array = given.get(name, offered)
-            if array is not offered and not np.array_equal(
-                array.view(np.uint32), offered.view(np.uint32)
-            ):
+            bits = np.uint32 if offered.dtype == _F32 else np.uint16
+            if array is not offered and not np.array_equal(array.view(bits), offered.view(bits)):
                 raise ValueError(
                     f"weight {name!r} differs from what was offered for this version; offer a "
                     "weight when it is final, or call withdraw() first"
@@ -204,6 +233,8 @@ class Versions:
         fresh = {n: w for n, w in checked.items() if n not in self.offered}
         if not fresh:
             return fresh
+        if handover:
+            _need_kept(fresh)
         if not self.offered:
             self.copies = None if handover else self.buffers()
         if handover:

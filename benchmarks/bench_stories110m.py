@@ -63,11 +63,12 @@ class Worker:
             clip=setup["clip"],
             loss_scale=LossScale(1024.0),
             extrapolate=float(setup["staleness"]),  # as a training run does
+            bake="float16",
         )
         program = LlamaProgram(config)
         self.trainer = ane.DoubleBufferedTrainer(
             program.kernel_set(),
-            self.optimizer.params,
+            self.optimizer.baked,
             staleness=setup["staleness"],
             handover=True,
         )

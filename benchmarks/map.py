@@ -101,7 +101,7 @@ class Led:
         pointers = null
         if empty:
             self._versions.append(ffi.new("float[]", [len(self._versions)]))
-            pointers = ffi.new("float *[]", [self._versions[-1]])
+            pointers = ffi.new("void *[]", [self._versions[-1]])
         assert lib.ane_sched_submit(self._handle, pointers, 0, null) == 0
         if empty:
             lib.null_job_wait(LONG_MS)  # at its bake, which takes no time here

@@ -38,6 +38,7 @@ adam = AdamW(
     init_params(model, np.random.default_rng(0)),
     betas=(0.7, 0.95),
     extrapolate=float(args.staleness),
+    bake="float16",  # what kernels are made from; the masters themselves are updated in place
 )
 rate = warmup_cosine(args.lr, warmup=min(20, args.updates // 4), total=args.updates)
 
@@ -50,7 +51,7 @@ if engine.software:
 
 stall = wall = 0.0
 with ane.DoubleBufferedTrainer(
-    program.kernel_set(), adam.params, staleness=args.staleness
+    program.kernel_set(), adam.baked, staleness=args.staleness
 ) as trainer:
     micro_step = MicroStep(program, trainer, adam.grads)
     before = micro_step.evaluate(valid)

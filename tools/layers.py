@@ -32,7 +32,8 @@ PYTHON: dict[str, set[str]] = {
     "stats": {"packing", "workers"},
     "totals": {"stats", "workers"},
     "sched_calls": {"kernel", "_native", "errors"},
-    "versions": {"kernel"},
+    "versions": {"buffers", "kernel"},
+    "buffers": set(),
     "updates": {"sched_calls", "versions", "kernel", "_native", "errors"},
     "scheduler": {
         *("stats", "packing", "kernel", "workers", "engine", "sched_calls", "versions"),
@@ -86,7 +87,7 @@ PYTHON: dict[str, set[str]] = {
     "tokenizer": {"errors"},
     "data": {"vocabulary", "errors"},
     "checkpoint": {"errors"},
-    "optim": {"cpu", "errors"},
+    "optim": {"buffers", "cpu", "errors"},
     "loggers": {"errors"},
     "metrics": {"checkpoint", "loggers", "errors"},
     "trace": {"checkpoint", "errors"},

@@ -163,7 +163,7 @@ class Boundary:
             failed: the last boundary raised, so the scheduler is behind where it should be.
         """
         adam = self.optimizer
-        baked = None if adam.baked is adam.params else adam.baked
+        baked = adam.baked if adam.predicted else None
         if failed and self.trainer.staleness == 0:
             return EngineState(None, None, lags=False)
         if failed and self.trainer.staleness == 1:

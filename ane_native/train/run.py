@@ -114,6 +114,7 @@ class Run:
             loss_scale=LossScale(
                 config.loss_scale, config.loss_scale_interval, dynamic=self.scales is None
             ),
+            bake=self._bake(),
             beside=None if self.scales is None else self.scales.tensors,
         )
         self.accumulate = 0 if isinstance(config.accumulate, str) else config.accumulate
@@ -135,6 +136,15 @@ class Run:
         self.trainer: DoubleBufferedTrainer
         self.boundary: Boundary
         self.step: MicroStep
+
+    def _bake(self) -> str | None:
+        """What AdamW hands over. Weights that are baked times a power of two must not be rounded
+        before it; an update in parts (:mod:`.overlap`) needs masters beside the old ones."""
+        config = self.config
+        exact = config.staleness == 0 and config.update == "foreground" and not config.clip
+        if self.scales is not None:
+            return "float32"
+        return None if exact and config.overlap_exact else "float16"
 
     # ------------------------------ life ------------------------------
 
@@ -212,13 +222,11 @@ class Run:
 
     def _open(self, at: EngineState, staleness: int | None) -> None:
         """Compile a first generation of the active weights; it becomes version 0."""
+        first = self._first_version(at)
         ring = TRACE_RING if self.config.trace_events and not self.in_epilogue else 0
         self.trainer = DoubleBufferedTrainer(
             self.program.kernel_set(),
-            {
-                **(self.optimizer.params if at.active is None else at.active),
-                **self._scale_tensors(at.lags),
-            },
+            {**first, **self._scale_tensors(at.lags)},
             staleness=staleness,
             update=self.optimizer if self.config.update == "background" else None,
             trace=ring,
@@ -238,11 +246,7 @@ class Run:
             note=self._emit,
             scales=self.scales,
         )
-        if at.lags:
-            self.optimizer.restart_versions(1, at.baked)
-        else:
-            self.optimizer.restart_versions(0, at.active)
-        if at.active is None:
+        if not at.lags:
             self.optimizer.handed_over(0, True)
         try:
             self.step = MicroStep(
@@ -257,6 +261,14 @@ class Run:
         except BaseException:
             self.trainer.close()
             raise
+
+    def _first_version(self, at: EngineState) -> Mapping[str, Any]:
+        """Weights of version 0. Where they lag, the newest masters become version 1."""
+        if at.lags and at.active is not None:
+            self.optimizer.restart_versions(1, at.baked)
+            return self.optimizer.as_baked(at.active)
+        self.optimizer.restart_versions(0, at.active)
+        return self.optimizer.baked
 
     def _scale_tensors(self, lags: bool) -> Mapping[str, Any]:
         """The powers of two of version 0."""

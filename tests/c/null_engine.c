@@ -306,8 +306,8 @@ static int64_t version_of(const AneSourceDef *k, const AneBlobDef *b, const floa
 }
 
 /* A file that the update wrote holds what a bake of the same weight would. Takes it over. */
-static void check_file(const AneSourceDef *k, const AneBlobDef *b, const float *const *weights, void **file) {
-    const float *weight = weights[b->weight], factor = b->scale < 0 ? 1.0f : weights[b->scale][0];
+static void check_file(const AneSourceDef *k, const AneBlobDef *b, const void *const *weights, void **file) {
+    const float *weight = weights[b->weight], factor = b->scale < 0 ? 1.0f : *(const float *)weights[b->scale];
     uint8_t head[ANE_BLOB_HEAD];
     size_t rows = (size_t)b->rows, cols = (size_t)b->cols;
     ane_blob_head(head, rows * cols);
@@ -326,7 +326,7 @@ static void check_file(const AneSourceDef *k, const AneBlobDef *b, const float *
     *file = NULL;
 }
 
-static int64_t stamp(const AneSourceDef *k, const float *const *weights, void **files) {
+static int64_t stamp(const AneSourceDef *k, const void *const *weights, void **files) {
     int64_t version = -1;
     for (int32_t i = 0; i < k->n_blobs && files; i++)
         if (files[i])
@@ -337,7 +337,7 @@ static int64_t stamp(const AneSourceDef *k, const float *const *weights, void **
             continue;
         if (GET(g_unstamped)) { /* one of its own for each bake: nothing is shared */
             for (int64_t e = 0; e < b->rows * b->cols; e++)
-                if (weights[b->weight][e] != weights[b->weight][e])
+                if (isnan(((const float *)weights[b->weight])[e]))
                     null_violation("kernel %s, %s: element %lld is not a number", k->name, b->path, (long long)e);
             version = 0;
             continue;
@@ -362,7 +362,7 @@ int ane_prog_remake(AneProgram *p, uint32_t qos, AneProgram **out, AneError *err
 }
 AneObject *ane_pool_object(struct AnePool *p) { return (AneObject *)(void *)p; }
 
-int ane_prog_acquire(const AneSourceDef *k, const float *const *weights, void **files, bool shared, AneProgram **out,
+int ane_prog_acquire(const AneSourceDef *k, const void *const *weights, void **files, bool shared, AneProgram **out,
                      AneCost *cost, AneError *err) {
     (void)shared;
     int status = pass(&g_gate.job_shut, &g_gate.job, NULL_BAKE * 1000 + number_of(k->name));

@@ -85,7 +85,7 @@ static void a_program_from_c(void) {
     AneSource s = source(0);
     AneKernel k = kernel(0);
     float gain[CHANNELS] = {1, 2, 3, 4}, x[COUNT], y[COUNT] = {0};
-    const float *weights[] = {gain};
+    const void *weights[] = {gain};
     for (int i = 0; i < COUNT; i++)
         x[i] = (float)(i % 17);
     AneHandle p = 0, in = 0, out = 0;
@@ -183,7 +183,7 @@ static void *watch(void *context) {
 /* The three parts of a boundary for the weights of `version`. */
 static bool step(AneHandle sched, int version, AneBatchStats *stats) {
     AneError err = {0};
-    const float *weights[] = {g_weights[version]};
+    const void *weights[] = {g_weights[version]};
     int status;
     while ((status = ane_sched_boundary(sched, 50, &err)) == ANE_AGAIN) {
     }
@@ -212,7 +212,7 @@ static void training_beside_evaluation(int staleness) {
     const AneSchedOptions options = {
         .staleness = staleness, .background_qos = 17, .foreground_qos = 21, .canary = 1, .trace = 4096};
     const int64_t counts[] = {CHANNELS};
-    const float *first[] = {g_weights[0]};
+    const void *first[] = {g_weights[0]};
     Shared s = {.staleness = staleness};
     AneBatchStats stats;
     if (!OK(ane_sched_create(sources, 2, kernels, 2, counts, 1, &wire, 1, &options, &s.sched, &err)))

@@ -166,7 +166,7 @@ static int offer_some(Stepper *t, AneError *err) {
     int i = take_set(t, &s);
     if (i < 0)
         return ANE_E_STATE;
-    const float *pointers[WEIGHTS];
+    const void *pointers[WEIGHTS];
     for (int w = 0; w < WEIGHTS; w++)
         pointers[w] = dice(t, 2) ? t->data[i][w] : NULL;
     status = ane_sched_offer(t->h, dice(t, 16) ? pointers : NULL, err);
@@ -186,7 +186,7 @@ static int submit(Stepper *t, AneError *err) {
     int i = take_set(t, &s);
     if (i < 0)
         return ANE_E_STATE;
-    const float *pointers[WEIGHTS];
+    const void *pointers[WEIGHTS];
     for (int w = 0; w < WEIGHTS; w++)
         pointers[w] = t->data[i][w];
     t->offered = -1;
@@ -474,7 +474,7 @@ static void wrong_calls_get_a_status(void) {
     AneHandle h = start(&t, -1);
     AneBatchStats s;
     const int32_t wrong[] = {0, KERNELS};
-    const float *missing[WEIGHTS] = {0};
+    const void *missing[WEIGHTS] = {0};
     null_gate_job(true);
     CHECK(ane_sched_submit(h, missing, 0, NULL) == ANE_E_ARG);
     CHECK(ane_sched_boundary(h, 0, NULL) == ANE_OK && submit(&t, NULL) == ANE_OK);

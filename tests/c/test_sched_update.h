@@ -90,7 +90,7 @@ static int submit_learner(Learner *l, bool build, AneError *err) {
     learn(l);
     float(*from)[COUNT] = l->p[l->newest], (*to)[COUNT] = l->p[l->target], (*g)[COUNT] = l->g[l->gradients];
     AneUpdateTensor t[TRAINED];
-    const float *pointers[WEIGHTS];
+    const void *pointers[WEIGHTS];
     for (int w = 0; w < TRAINED; w++)
         t[w] = (AneUpdateTensor){from[w], to[w], l->m[w], l->v[w], g[w], COUNT, 0.1f, w};
     for (int w = 0; w < WEIGHTS; w++)
@@ -142,7 +142,7 @@ static AneHandle start_learner(Learner *l, int32_t staleness, uint64_t seed) {
             for (int i = 0; i < COUNT; i++)
                 l->p[b][w][i] = w < TRAINED ? 1.0f : 7.0f;
     memcpy(l->want.p, l->p[0], sizeof l->want.p);
-    const float *pointers[WEIGHTS];
+    const void *pointers[WEIGHTS];
     for (int w = 0; w < WEIGHTS; w++)
         pointers[w] = l->p[0][w];
     CHECK(make(staleness, true, 256, &l->h, &err) == ANE_OK);
@@ -218,7 +218,7 @@ static void a_version_that_is_provided_is_built_and_one_that_is_not_leaves_no_la
     AneHandle h = start(&t, 1);
     static float data[WEIGHTS][COUNT];
     fill(data, 1);
-    const float *pointers[WEIGHTS];
+    const void *pointers[WEIGHTS];
     for (int w = 0; w < WEIGHTS; w++)
         pointers[w] = data[w];
     CHECK(ane_sched_boundary(h, 50, &err) == ANE_OK);

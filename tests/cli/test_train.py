@@ -25,6 +25,7 @@ from ane_native.checkpoint import load_checkpoint
 from ane_native.progress import PlainProgress
 from ane_native.scheduler import DoubleBufferedTrainer
 from ane_native.train import RUNS, TrainResult, train
+from ane_native.train.run import Run
 
 software = pytest.mark.skipif(not ane.Engine().software, reason="needs softane's settings")
 EXACT = {"staleness": 0, "clip": 0.0, "update": "foreground"}
@@ -193,10 +194,12 @@ def test_kernels_are_made_from_predictions_and_the_results_are_masters(
             made = weights(on, k, prefix)
             for name, value in made.items():
                 want = now[name] + (now[name] - before[name])
-                np.testing.assert_allclose(value, want, rtol=1e-5, atol=1e-7)
+                assert value.dtype == np.float16  # as the kernels have it
+                np.testing.assert_allclose(value, want, rtol=2**-10, atol=2**-24)
             assert any((made[n] != now[n]).any() for n in made)
         plain = weights(off, k - 1)
-        assert all((a == plain[n]).all() for n, a in weights(off, k, "active.").items())
+        active = weights(off, k, "active.").items()
+        assert all((a == cpu.half_from_float(plain[n])).all() for n, a in active)
         assert not weights(off, k, "baked.")
     assert any((weights(on, 6)[n] != w).any() for n, w in weights(off, 6).items())
 
@@ -230,6 +233,30 @@ def test_a_resumed_run_predicts_what_it_would_have_predicted(
         resumed = run(tmp_path, resume=part, **settings)
         assert digest(whole.checkpoint) == digest(resumed.checkpoint)
         assert len(lines(resumed)) == len(lines(whole)) + 1  # a start more
+
+
+@pytest.mark.usefixtures("all_kept")
+@pytest.mark.parametrize("update", ["background", "foreground"])
+@pytest.mark.parametrize("extrapolate", [False, True])
+def test_what_is_handed_over_rounded_trains_the_bits_of_masters(
+    extrapolate: bool, update: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a checkpoint of the one goes on as the other: it holds float32 where that one did."""
+    settings: dict[str, Any] = {"update": update, "extrapolate": extrapolate, "save_every": 3}
+    rounded = run(tmp_path, "rounded", seed=9, **settings).folder
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_bake", lambda self: None)
+        masters = run(tmp_path, "masters", seed=9, **settings).folder
+    active = weights(masters, 3, "active.")
+    assert {w.dtype for w in active.values()} == {np.dtype(np.float32)}
+    assert {w.dtype for w in weights(rounded, 3, "active.").values()} == {np.dtype(np.float16)}
+    shutil.rmtree(masters / "checkpoints" / "step-000006")
+    resumed = run(tmp_path, resume=masters, seed=9, **settings).folder
+    for prefix in ("", "m.", "v.", "active.", "baked."):
+        one, two = weights(rounded, 6, prefix), weights(resumed, 6, prefix)
+        assert one.keys() == two.keys()
+        assert all(w.tobytes() == two[n].tobytes() for n, w in one.items()), prefix
+    assert bool(weights(rounded, 6, "baked.")) == extrapolate
 
 
 @software

@@ -298,7 +298,7 @@ class Real:
     def _pointers(self, version: int) -> Any:
         arrays = self._offered or self._fresh(version)
         self._weights[version], self._offered = arrays, []  # kept: never too early
-        return self._ffi.new("float *[]", arrays)
+        return self._ffi.new("void *[]", arrays)
 
     def _fresh(self, version: int) -> list[Any]:
         """Arrays whose content no generation had before, withdrawn ones included."""
@@ -309,7 +309,7 @@ class Real:
         self._offered = self._offered or self._fresh(version)
         some = [self._ffi.NULL] * self._model.kernels
         some[kernel] = self._offered[kernel]
-        pointers = self._ffi.new("float *[]", some)
+        pointers = self._ffi.new("void *[]", some)
         assert self._lib.ane_sched_offer(self.handle, pointers, self._ffi.NULL) == 0
 
     def _withdraw(self) -> None:
@@ -336,7 +336,7 @@ class Real:
             job = self._describe(version)[0]
             return int(lib.ane_sched_submit_update(self.handle, job, null, 0, null))
         job, made, self._job = self._describe(version)
-        pointers = self._ffi.new("float *[]", made)
+        pointers = self._ffi.new("void *[]", made)
         status = int(lib.ane_sched_submit_update(self.handle, job, pointers, build, null))
         self._weights[version] = made
         assert lib.null_update_wait(LONG_MS)
@@ -378,7 +378,7 @@ class Real:
             return
         if applied:
             self._weights[version] = self._fresh(version)
-        weights = self._ffi.new("float *[]", self._weights[version]) if applied else null
+        weights = self._ffi.new("void *[]", self._weights[version]) if applied else null
         failed = not applied and version % 2
         assert lib.ane_sched_provide(self.handle, version, weights, failed, null) == 0
         assert (

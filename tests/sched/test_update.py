@@ -43,8 +43,9 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(next(_serial))
 
 
-def optimizer(params: dict[str, np.ndarray]) -> AdamW:
-    return AdamW(params, lr=lambda update: 0.05 / (1 + update), loss_scale=LossScale(64.0))
+def optimizer(params: dict[str, np.ndarray], bake: str | None = None) -> AdamW:
+    scale = LossScale(64.0)
+    return AdamW(params, lr=lambda update: 0.05 / (1 + update), loss_scale=scale, bake=bake)
 
 
 @pytest.fixture(autouse=True)
@@ -59,19 +60,30 @@ def batch(trainer: ane.DoubleBufferedTrainer, adam: AdamW, number: int) -> np.nd
     """Gradients that depend on what the active generation computes; some are not finite."""
     y = np.concatenate([trainer.eval("fwd", X).ravel(), trainer.eval("back", DY).ravel()])
     adam.grads["w"] += 64.0 * y[: 32 * 64 : 1][:2048].reshape(32, 64) * (number + 1)
-    adam.grads["gain"] += float(trainer.active_weights["gain"][0]) + number
+    adam.grads["gain"] += float(np.float16(trainer.active_weights["gain"][0])) + number
     if number % 5 == 3:
         adam.grads["w"][3, 4] = np.inf if number % 2 else np.nan
     return y
 
 
-def run(staleness: int, background: bool, updates: int = 40) -> tuple[list[bytes], AdamW]:
+def run(
+    staleness: int,
+    background: bool,
+    updates: int = 40,
+    bake: str | None = None,
+    extrapolate: float = 0.0,
+) -> tuple[list[bytes], AdamW]:
     """What each batch computed, and the optimizer at the end."""
-    adam = optimizer(start(np.random.default_rng(1)))
+    adam = optimizer(start(np.random.default_rng(1)), bake)
+    adam.extrapolate = extrapolate
     seen = []
     with ane.DoubleBufferedTrainer(
-        kernels(), adam.params, staleness=staleness, update=adam if background else None
+        *(kernels(), adam.baked),
+        staleness=staleness,
+        update=adam if background else None,
+        handover=True,
     ) as trainer:
+        adam.handed_over(0, True)
         scale = adam.loss_scale.scale
         for number in range(updates):
             seen.append(batch(trainer, adam, number).tobytes())
@@ -87,7 +99,7 @@ def run(staleness: int, background: bool, updates: int = 40) -> tuple[list[bytes
                 loss_scale=scale,
             )
             if info.applied:
-                stats = trainer.step(adam.params, handover=True)
+                stats = trainer.step(adam.baked, handover=True)
                 adam.handed_over(stats.newest, stats.submitted)
             else:
                 trainer.step(None)
@@ -110,17 +122,50 @@ def test_background_updates_equal_foreground_updates_to_the_bit(staleness: int) 
         assert value.tobytes() == back.state_dict()[0][name].tobytes()
 
 
-def test_the_update_writes_the_bytes_that_a_bake_writes(rng: np.random.Generator) -> None:
-    adam = optimizer(start(rng))
-    with ane.DoubleBufferedTrainer(kernels(), adam.params, staleness=0, update=adam) as trainer:
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("extrapolate", [0.0, 1.0])
+def test_masters_in_place_give_the_bits_of_those_that_are_handed_over(
+    staleness: int, extrapolate: float
+) -> None:
+    """Kernels made from rounded arrays, in the foreground and behind the boundary."""
+    turns, _ = run(staleness, False, bake="float32", extrapolate=extrapolate)
+    same, _ = run(staleness, False, extrapolate=extrapolate)
+    assert turns == same
+    one, fore = run(staleness, False, bake="float16", extrapolate=extrapolate)
+    two, back = run(staleness, True, bake="float16", extrapolate=extrapolate)
+    assert one == two == turns
+    for name, value in fore.params.items():
+        assert value.tobytes() == back.params[name].tobytes()
+    for name, value in fore.state_dict()[0].items():
+        assert value.tobytes() == back.state_dict()[0][name].tobytes()
+    size = fore.nbytes["masters"]
+    assert size == back.nbytes["masters"] == fore.nbytes["gradients"]
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("background", [False, True])
+def test_the_buffers_of_rounded_weights_are_two_or_three(staleness: int, background: bool) -> None:
+    """Active and pending; a foreground update writes the next one before it installs."""
+    _, adam = run(staleness, background, bake="float16", extrapolate=1.0)
+    assert len(adam._ahead.buffers) == (3 if staleness and not background else 2)
+    assert len(adam._masters.buffers) == 1
+
+
+@pytest.mark.parametrize("bake", [None, "float16", "float32"])
+def test_the_update_writes_the_bytes_that_a_bake_writes(
+    bake: str | None, rng: np.random.Generator
+) -> None:
+    adam = optimizer(start(rng), bake)
+    with ane.DoubleBufferedTrainer(kernels(), adam.baked, staleness=0, update=adam) as trainer:
         for number in (0, 1, 2):
             batch(trainer, adam, number)
             assert trainer.step_update().generation == number + 1
             fused = trainer.eval("fwd", X), trainer.eval("back", DY)
-            with ane.DoubleBufferedTrainer(kernels(), adam.params) as plain:
+            with ane.DoubleBufferedTrainer(kernels(), adam.params) as plain:  # copies
+                assert plain.active_weights["w"].dtype == np.float32
                 assert fused[0].tobytes() == plain.eval("fwd", X).tobytes()
                 assert fused[1].tobytes() == plain.eval("back", DY).tobytes()
-            assert trainer.active_weights["w"] is adam.params["w"]
+            assert trainer.active_weights["w"] is adam.baked["w"]
 
 
 @pytest.mark.parametrize("staleness", [2, None])
@@ -143,10 +188,13 @@ def test_with_a_loose_bound_every_update_is_applied_in_order(staleness: int | No
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-def test_a_failed_set_loses_no_update(staleness: int, rng: np.random.Generator) -> None:
-    adam = optimizer(start(rng))
+@pytest.mark.parametrize("bake", [None, "float16"])
+def test_a_failed_set_loses_no_update(
+    bake: str | None, staleness: int, rng: np.random.Generator
+) -> None:
+    adam = optimizer(start(rng), bake)
     with ane.DoubleBufferedTrainer(
-        kernels(), adam.params, staleness=staleness, update=adam
+        kernels(), adam.baked, staleness=staleness, update=adam
     ) as trainer:
         batch(trainer, adam, 0)
         soft.set("failpoints", "facade.compile=1*return(1)")
@@ -160,7 +208,7 @@ def test_a_failed_set_loses_no_update(staleness: int, rng: np.random.Generator) 
                 trainer.step_update()
         trainer.settle()
         assert adam.steps == 1
-        stats = trainer.step(adam.params, handover=True)
+        stats = trainer.step(adam.baked, handover=True)
         adam.handed_over(stats.newest, stats.submitted)
         batch(trainer, adam, 2)
         trainer.step_update()
@@ -288,6 +336,37 @@ def test_wrong_calls_are_told(rng: np.random.Generator) -> None:
         assert trainer.step_update().newest == 1
 
 
+def test_masters_that_are_updated_in_place_are_not_handed_over(rng: np.random.Generator) -> None:
+    params = start(rng)
+    adam = optimizer(params, "float16")
+    refused = pytest.raises(ValueError, match="updated in place.*hand over `baked`")
+    with refused:
+        ane.DoubleBufferedTrainer(kernels(), adam.params, handover=True)
+    with ane.DoubleBufferedTrainer(kernels(), params, staleness=0) as trainer:
+        for call in (trainer.step, trainer.offer):
+            with pytest.raises(ValueError, match="updated in place"):
+                call(adam.params, handover=True)
+        assert trainer.newest == 0
+        assert trainer.step(adam.params).generation == 1  # a copy is safe
+    # Of kernels made from rounded arrays masters are rounded, that is copied.
+    with ane.DoubleBufferedTrainer(kernels(), adam.baked, staleness=0) as trainer:
+        trainer.step(adam.params, handover=True)
+        assert trainer.active_weights["w"].dtype == np.float16
+        assert trainer.active_weights["w"].tobytes() == adam.baked["w"].tobytes()
+    with (
+        ane.DoubleBufferedTrainer(kernels(), params, update=adam) as trainer,
+        pytest.raises(ValueError, match="makes weights of float16, the trainer was made with"),
+    ):
+        trainer.step_update()
+    assert adam.settled
+    plain = optimizer(params)
+    with (
+        ane.DoubleBufferedTrainer(kernels(), adam.baked, update=plain) as trainer,
+        pytest.raises(ValueError, match="makes weights of float32, the trainer was made with"),
+    ):
+        trainer.step_update()
+
+
 # =============================== A failed set, then nothing new =================
 
 
@@ -305,14 +384,15 @@ def fail_in_the_call(trainer: ane.DoubleBufferedTrainer, give: object) -> None:
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("bake", [None, "float16"])
 def test_a_skipped_update_after_a_failed_set_builds_the_newest_weights(
-    staleness: int, rng: np.random.Generator
+    bake: str | None, staleness: int, rng: np.random.Generator
 ) -> None:
-    adam = optimizer(start(rng))
+    adam = optimizer(start(rng), bake)
     good = {n: np.full(p.shape, 64.0, np.float32) for n, p in adam.params.items()}
     bad = {n: np.full(p.shape, np.nan, np.float32) for n, p in adam.params.items()}
     with ane.DoubleBufferedTrainer(
-        kernels(), adam.params, staleness=staleness, update=adam
+        kernels(), adam.baked, staleness=staleness, update=adam
     ) as trainer:
         fail_in_the_call(trainer, good)
         trainer.settle()
@@ -322,7 +402,7 @@ def test_a_skipped_update_after_a_failed_set_builds_the_newest_weights(
             trainer.settle()
             assert not trainer.update_info.applied
         assert adam.steps == applied
-        assert trainer.active_weights["w"] is adam.params["w"]
+        assert trainer.active_weights["w"] is adam.baked["w"]
         for _ in range(5):  # buffers of the masters take turns as before
             trainer.step_update(good)
             active = {n: p.copy() for n, p in trainer.active_weights.items()}

@@ -359,6 +359,46 @@ def test_adamw_predicts_along_its_last_step(n: int, rng: np.random.Generator) ->
         cpu.AdamTensors([tensor]).step(**HYPER, extrapolate=-1.0)
 
 
+@pytest.mark.parametrize("n", [1, 257, 40_001])
+@pytest.mark.parametrize("extrapolate", [0.0, 1.0])
+def test_adamw_rounds_what_it_predicts_in_place(
+    n: int, extrapolate: float, rng: np.random.Generator
+) -> None:
+    p, m, v, g = adam_case(rng, n)
+    p[0] = -0.0
+    out, ahead = np.empty_like(p), np.empty_like(p)
+    whole = cpu.AdamTensor(p, out, m.copy(), v.copy(), g, 0.1, ahead=ahead)
+    cpu.AdamTensors([whole]).step(**HYPER, extrapolate=extrapolate)
+    if not extrapolate:
+        assert bits(ahead) == bits(out)
+    rounded, place = np.empty(n, np.float16), p.copy()
+    tensor = cpu.AdamTensor(place, place, m, v, g, 0.1, ahead_f16=rounded)
+    cpu.AdamTensors([tensor]).step(**HYPER, extrapolate=extrapolate)
+    assert bits(place) == bits(out)
+    assert rounded.tobytes() == cpu.half_from_float(ahead).tobytes()
+    with pytest.raises(TypeError, match="ahead_f16: expected an array of float16"):
+        cpu.AdamTensors([tensor._replace(ahead_f16=ahead)])
+    inside = g.view(np.float16)[:n]
+    with pytest.raises(ValueError, match="ahead_f16 overlaps g"):
+        cpu.AdamTensors([tensor._replace(ahead_f16=inside)]).step(**HYPER)
+
+
+def test_the_embedding_of_a_rounded_table_has_the_same_bits(rng: np.random.Generator) -> None:
+    table = rng.standard_normal((50, 37)).astype(np.float32)
+    table[3, 4], table[5, 6] = 1e6, 3e-8  # infinite and subnormal once rounded
+    tokens = rng.integers(0, 50, 53).astype(np.int32)
+    tokens[:2] = 3, 5
+    one, two = (np.zeros((37, 53), np.float16) for _ in range(2))
+    cpu.embed_forward(table, tokens, one)
+    rounded = cpu.half_from_float(table)
+    cpu.embed_forward(rounded, tokens, two)
+    assert one.tobytes() == two.tobytes()
+    with pytest.raises(ValueError, match=r"tokens\[0\]"):
+        cpu.embed_forward(rounded, tokens + 47, two)
+    with pytest.raises(TypeError, match="float32"):
+        cpu.embed_forward(table.astype(np.float64), tokens, two)
+
+
 def test_gradients_can_be_waited_for_alone(rng: np.random.Generator) -> None:
     """Whoever waited sees the whole product, while others are still queued behind it."""
     cpu.open_blas()

@@ -128,7 +128,7 @@ def test_three_buffers_are_enough_up_to_a_staleness_of_one(
         version = scheduler.take(adam.params, submit=True)
         adam.handed_over(version, True)
         scheduler.swap_to(version - staleness)
-    assert len(adam._buffers) <= 3
+    assert len(adam._masters.buffers) <= 3
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -152,7 +152,7 @@ def test_no_schedule_of_swaps_ever_sees_a_buffer_change(seed: int) -> None:
         adam.handed_over(version, submit)
         if submit:
             pending = version
-    assert len(adam._buffers) <= 4
+    assert len(adam._masters.buffers) <= 4
 
 
 # =============================== State ==========================================
@@ -267,7 +267,7 @@ def test_predictions_are_handed_over_and_masters_stay_what_they_are(
         assert ahead.version == version == update
         scheduler.swap_to(max(0, version - 1))
         scheduler.check()
-    assert (len(ahead._buffers), len(ahead._ahead)) == (2, 3)
+    assert (len(ahead._masters.buffers), len(ahead._ahead.buffers)) == (2, 3)
     kept = {n: a.copy() for n, a in ahead.baked.items()}
     ahead.restart_versions(1, kept)
     assert all((ahead.baked[n] == kept[n]).all() for n in kept)
@@ -275,6 +275,131 @@ def test_predictions_are_handed_over_and_masters_stay_what_they_are(
     assert ahead.baked is ahead.params
     with pytest.raises(ConfigError):
         AdamW(start, extrapolate=-1.0)
+
+
+# =============================== In place =======================================
+
+
+def half(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16)
+
+
+@pytest.mark.parametrize("bake", ["float16", "float32"])
+@pytest.mark.parametrize("ahead", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_masters_in_place_have_the_bits_of_those_that_take_turns(
+    bake: str, ahead: float, staleness: int, rng: np.random.Generator
+) -> None:
+    start = params(rng)
+    start["w"][0, 0], start["w"][0, 1] = -0.0, 1e-6  # a zero with a sign; subnormal in fp16
+    turns, place = AdamW(start, extrapolate=ahead), AdamW(start, extrapolate=ahead, bake=bake)
+    scheduler = Scheduler(place.baked)
+    place.handed_over(0, True)
+    for update in range(1, 12):
+        for name, grad in give_grads(turns, rng).items():
+            place.grads[name] += grad
+        if update in (4, 5):
+            turns.grads["table"][1, 1] = place.grads["table"][1, 1] = np.nan
+        before = {n: (a.tobytes(), place.baked[n].tobytes()) for n, a in place.params.items()}
+        one = turns.update(lr=0.1, micro_steps=2, oldest_needed=turns.version)
+        two = place.update(lr=0.1, micro_steps=2, oldest_needed=scheduler.active)
+        assert one == two
+        scheduler.check()
+        for name, w in turns.params.items():
+            want = turns.baked[name]
+            assert place.params[name].tobytes() == w.tobytes()
+            made = place.baked[name]
+            assert made.tobytes() == (half(want) if bake == "float16" else want).tobytes()
+        if not two.applied:
+            now = {n: (a.tobytes(), place.baked[n].tobytes()) for n, a in place.params.items()}
+            assert now == before
+            continue
+        assert place.predicted == bool(ahead)
+        version = scheduler.take(place.baked, submit=True)
+        place.handed_over(version, True)
+        scheduler.swap_to(version - staleness)
+    for a, b in zip(*(x.state_dict()[0].items() for x in (turns, place)), strict=True):
+        assert a[1].tobytes() == b[1].tobytes(), a[0]
+
+
+def test_masters_in_place_are_one_buffer_and_what_is_handed_over_is_half_of_it(
+    rng: np.random.Generator,
+) -> None:
+    shapes = {"w": (64, 64), "v": (64, 32)}
+    start = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    one = sum(w.nbytes for w in start.values())
+    counts = {}
+    for bake in (None, "float16"):
+        adam = AdamW(start, bake=bake, extrapolate=1.0)
+        scheduler = Scheduler(adam.baked)
+        adam.handed_over(0, True)
+        for _ in range(6):
+            adam.grads["w"][...] = 1.0
+            adam.update(lr=0.1, micro_steps=1, oldest_needed=scheduler.active)
+            version = scheduler.take(adam.baked, submit=True)
+            adam.handed_over(version, True)
+            scheduler.swap_to(version - 1)
+        counts[bake] = {kind: size / one for kind, size in adam.nbytes.items()}
+    fixed = {"gradients": 1, "moments": 2}
+    assert counts[None] == {"masters": 3, "handed over": 3, **fixed}
+    assert counts["float16"] == {"masters": 1, "handed over": 1.5, **fixed}
+
+
+def test_masters_in_place_are_not_to_be_read_while_they_are_written(
+    rng: np.random.Generator,
+) -> None:
+    adam = AdamW(params(rng), bake="float16")
+    kept = adam.params
+    adam.begin(1, ["w"], oldest_needed=0)
+    with pytest.raises(StateError, match="in the background"):
+        _ = adam.params
+    with pytest.raises(StateError, match="in the background"):
+        adam.restart_versions(0)
+    adam.cancel()
+    assert adam.params is kept
+    with pytest.raises(StateError, match="in place"):
+        _ = adam.previous
+    with pytest.raises(StateError, match="bake None"):
+        AdamW(params(rng), bake="float16", clip=0.0).parts(lr=0.1, micro_steps=1, oldest_needed=0)
+    with pytest.raises(ConfigError, match="float8"):
+        AdamW(params(rng), bake="float8")
+
+
+@pytest.mark.parametrize("bake", [None, "float16", "float32"])
+def test_a_rehearsal_changes_nothing(bake: str | None, rng: np.random.Generator) -> None:
+    adam = AdamW(params(rng), bake=bake)
+    before = [a.tobytes() for a in (*adam.params.values(), *adam.baked.values())]
+    assert adam.rehearse() >= 0
+    assert before == [a.tobytes() for a in (*adam.params.values(), *adam.baked.values())]
+
+
+@pytest.mark.parametrize("bake", ["float16", "float32"])
+def test_a_new_scheduler_gets_masters_or_what_was_predicted(
+    bake: str, rng: np.random.Generator
+) -> None:
+    adam = AdamW(params(rng), bake=bake, extrapolate=1.0)
+    give_grads(adam, rng)
+    adam.update(lr=0.1, micro_steps=1, oldest_needed=0)
+    assert adam.predicted
+    other = params(rng)
+    adam.restart_versions(3, other)
+    assert (adam.version, adam.predicted) == (3, True)
+    for name, w in adam.as_baked(other).items():
+        assert w.tobytes() == adam.baked[name].tobytes()
+        assert w.dtype == np.dtype(bake)
+    adam.restart_versions(0)
+    assert not adam.predicted
+    for name, w in adam.as_baked(adam.params).items():
+        assert w.tobytes() == adam.baked[name].tobytes()
+    with pytest.raises(CheckpointError, match="shape"):
+        adam.restart_versions(0, {**other, "w": np.zeros((2, 2), np.float32)})
+    with pytest.raises(CheckpointError, match="missing"):
+        adam.as_baked({"w": other["w"]})
+    moments, numbers = adam.state_dict()
+    moments["m.w"] = moments["m.w"].astype(np.float16)
+    with pytest.raises(CheckpointError, match="expected float32"):
+        adam.load_state_dict(other, moments, numbers)
 
 
 # =============================== In parts =======================================
@@ -310,7 +435,7 @@ def test_an_update_in_parts_has_the_bits_of_one_at_once(
         assert all(one.params[n].tobytes() == parts.params[n].tobytes() for n in start)
         assert not any(a.any() for a in parts.grads.values())
     assert parts.version == 6
-    assert len(parts._buffers) == 2
+    assert len(parts._masters.buffers) == 2
 
 
 def test_parts_that_are_not_finished_leave_nothing(rng: np.random.Generator) -> None:
