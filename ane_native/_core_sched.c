@@ -155,6 +155,24 @@ int ane_sched_boundary(AneHandle sched, int32_t slice_ms, AneError *err) {
     return ane_sched_leave(s, settle(s, s->newest + 1, slice_ms, err));
 }
 
+/* The first part of a boundary, as far as it needs no waiting. */
+int ane_sched_install(AneHandle sched, AneError *err) {
+    AneSched *s;
+    int status = ane_sched_enter(sched, &s, err);
+    if (status != ANE_OK)
+        return status;
+    pthread_mutex_lock(&s->lock);
+    AneGeneration *dropped = NULL;
+    const bool ready = s->slot == ANE_SLOT_READY;
+    if (s->closing)
+        status = ane_error_set(err, ANE_E_CLOSED, "the trainer was closed");
+    else if (ready)
+        dropped = swap_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    ane_generation_drop(dropped);
+    return ane_sched_leave(s, status == ANE_OK && !ready ? ANE_SKIP : status);
+}
+
 /* ============================== Offers ==================================== */
 
 /* The generation of the version to come, made now if there is none. Under `stepping`: nobody

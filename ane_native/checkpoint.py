@@ -99,16 +99,24 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Create `path`, which must not exist, with `data`, and sync it.
+def write_file(path: Path, *parts: bytes | memoryview) -> dict[str, Any]:
+    """Create `path`, which must not exist, with these bytes one behind the other, and sync it.
+
+    Returns:
+        ``bytes`` and ``sha256`` of the file.
 
     Raises:
         OSError: as the system says; the file may then exist in part.
     """
+    size, digest = 0, hashlib.sha256()
     with open(path, "xb") as stream:
-        stream.write(data)
+        for part in parts:
+            stream.write(part)
+            digest.update(part)
+            size += len(part)
         stream.flush()
         _sync(stream.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -132,15 +140,24 @@ def to_json(value: Any) -> bytes:
 # =============================== Saving =========================================
 
 
-def _tensors(arrays: Arrays) -> bytes:
-    from safetensors.numpy import save
-
-    # safetensors writes the memory as it lies, so it must be dense; order is by name.
+def _tensors(arrays: Arrays) -> list[bytes | memoryview]:
+    """A safetensors file in parts: its head and the memory of the tensors as it lies, wide types
+    first, then by name. The library would copy all of it twice."""
     dense = {}
     for name in sorted(arrays):
-        dtype = np.float16 if arrays[name].dtype == np.float16 else np.float32
-        dense[name] = np.ascontiguousarray(arrays[name], dtype)
-    return bytes(save(dense, metadata={"format": FORMAT}))
+        half = arrays[name].dtype == np.float16
+        dense[name] = np.ascontiguousarray(arrays[name], np.float16 if half else np.float32)
+    entries: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
+    at, order = 0, sorted(dense, key=lambda name: (-dense[name].itemsize, name))
+    for name in order:
+        array = dense[name]
+        dtype, end = f"F{8 * array.itemsize}", at + array.nbytes
+        entries[name] = {"dtype": dtype, "shape": np.shape(arrays[name]), "data_offsets": [at, end]}
+        at = end
+    head = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    parts: list[bytes | memoryview] = [len(head).to_bytes(8, "little"), head]
+    return parts + [dense[n].reshape(-1).view(np.uint8).data for n in order]
 
 
 def save_checkpoint(
@@ -168,15 +185,12 @@ def save_checkpoint(
         for left_over in folder.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(left_over)
         partial.mkdir()
-        files = {
+        files: dict[str, list[bytes | memoryview]] = {
             WEIGHTS: _tensors(weights),
             OPTIMIZER: _tensors(optimizer),
-            STATE: to_json({"format": FORMAT, **state}),
+            STATE: [to_json({"format": FORMAT, **state})],
         }
-        listed = {}
-        for name, data in files.items():
-            write_file(partial / name, data)
-            listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        listed = {name: write_file(partial / name, *parts) for name, parts in files.items()}
         body = {"format": FORMAT, "files": listed}
         checksum = hashlib.sha256(to_json(body)).hexdigest()
         write_file(partial / MANIFEST, to_json({**body, "sha256": checksum}))

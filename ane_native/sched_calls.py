@@ -104,6 +104,12 @@ class Calls:
         )
         return bool(status != c.lib.ANE_SKIP)
 
+    def install(self) -> bool:
+        """Install what is ready, without waiting; whether something was."""
+        c, error = _native.core(), _native.new_error()
+        status = self.check(c.lib.ane_sched_install(self.handle, error), error)
+        return bool(status != c.lib.ANE_SKIP)
+
     def submit(self, weights: Any, snapshot_ns: int) -> None:
         """Compile the next version; ``weights`` NULL: it is only counted."""
         error = _native.new_error()

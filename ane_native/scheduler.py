@@ -212,7 +212,7 @@ class DoubleBufferedTrainer:
         """What the active generation was baked from (do not write to it).
 
         CPU mathematics that is paired with the kernels must use these, not newer ones. They
-        stay as they are until the next :meth:`step` begins; its copies are made in buffers of
+        stay as they are until the next :meth:`step` (or :meth:`install`) begins; its copies are made in buffers of
         older versions.
         """
         while True:
@@ -325,6 +325,25 @@ class DoubleBufferedTrainer:
         self._versions.settle_offers(state)
         self._versions.release(state, self._updates.built)
         return state
+
+    def install(self) -> bool:
+        """Begin the end of a batch: install the pending generation, if it is ready; never wait.
+
+        :meth:`step` does it anyway, and must follow. Calling this first frees the arrays of the
+        generation that was active, so that an optimizer can make the next version in them:
+        :attr:`oldest_needed` has grown then.
+
+        Returns:
+            Whether one was installed. One that failed is told by :meth:`step`.
+
+        Raises:
+            BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
+        """
+        with self._alone():
+            installed = self._calls.install()
+            if installed:
+                self._release_versions()
+            return installed
 
     def step(
         self, weights: Mapping[str, ArrayLike] | None, *, handover: bool = False

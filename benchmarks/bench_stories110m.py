@@ -87,15 +87,16 @@ class Worker:
         begin = time.perf_counter()
         stall_ms = 0.0
         if order.get("lr") is not None:
+            self.trainer.install()  # the buffer of what was active is written next
             info = self.optimizer.update(
                 lr=order["lr"],
                 micro_steps=len(order["starts"]),
                 oldest_needed=self.trainer.oldest_needed,
             )
+            stats = self.trainer.step(self.optimizer.baked if info.applied else None, handover=True)
             if info.applied:
-                stats = self.trainer.step(self.optimizer.baked, handover=True)
                 self.optimizer.handed_over(stats.newest, stats.submitted)
-                stall_ms = stats.compile_stall_ms
+            stall_ms = stats.compile_stall_ms
         update_ms = (time.perf_counter() - begin) * 1e3
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         answer = {"losses": losses, "micro_ms": micro_ms, "update_ms": update_ms, "peak_mb": peak}

@@ -60,6 +60,7 @@ with ane.DoubleBufferedTrainer(
         for _ in range(args.accumulate):
             tokens, targets = windows.next()
             losses.append(micro_step(tokens, targets, adam.loss_scale.scale))
+        trainer.install()  # what is ready: the buffer of what was active is written next
         info = adam.update(
             lr=rate(update - 1),
             micro_steps=args.accumulate,
@@ -67,6 +68,7 @@ with ane.DoubleBufferedTrainer(
         )
         if not info.applied:
             print(f"update {update}: gradients were not finite, loss scale halved")
+            trainer.step(None)
             continue
         stats = trainer.step(adam.baked, handover=True)  # nothing is copied
         adam.handed_over(stats.newest, stats.submitted)

@@ -114,5 +114,8 @@ def _train(
             shown.say(f"run      {folder}")
         pool = stack.enter_context(WorkerPool(config.workers)) if config.workers else None
         run = Run(settings, model, corpus, engine, folder, shown, stop, pool)
-        stack.callback(run.metrics.close)
-        return run.go(checkpoint)
+        stack.callback(lambda: run.metrics.close())  # a restored run has another log
+        if checkpoint is not None:
+            run.restore(checkpoint)
+            del checkpoint  # masters and moments are copied
+        return run.go()

@@ -280,7 +280,8 @@ class Boundary:
         return info
 
     def _adamw(self) -> UpdateInfo:
-        """On this thread."""
+        """On this thread. What is ready is installed first: its buffer is written next."""
+        self.trainer.install()
         return self.optimizer.update(
             lr=self._lr,
             micro_steps=self.micro_steps,

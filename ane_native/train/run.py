@@ -118,6 +118,7 @@ class Run:
             beside=None if self.scales is None else self.scales.tensors,
         )
         self.accumulate = 0 if isinstance(config.accumulate, str) else config.accumulate
+        self.at = NEWEST
         self.done = self.first_update = 0
         self.started = self.in_epilogue = False
         self.dead_in_a_row = 0
@@ -148,9 +149,9 @@ class Run:
 
     # ------------------------------ life ------------------------------
 
-    def go(self, checkpoint: Checkpoint | None) -> TrainResult:
-        """Train from the start or from a checkpoint to the end, or to Ctrl-C."""
-        at = NEWEST if checkpoint is None else self._restore(checkpoint)
+    def go(self) -> TrainResult:
+        """Train from the start, or from the checkpoint that was restored, to the end, or to Ctrl-C."""
+        at, self.at = self.at, NEWEST  # not kept: it is whole versions of the weights
         config = self.config.as_dict()
         self.metrics.also = open_loggers(self.config.log, self.folder, config, self.done)
         begun = restart.state()
@@ -162,7 +163,9 @@ class Run:
         begin = time.monotonic_ns()
         self._open(at, self.config.staleness)
         try:
-            if at.lags:  # version 0 is what the engine ran on, 1 the newest
+            lags = at.lags
+            del at
+            if lags:  # version 0 is what the engine ran on, 1 the newest
                 self._submit_newest()
             first = self.trainer.stats
             self._settle_accumulation()
@@ -315,8 +318,8 @@ class Run:
         with self.trace.main("save"):
             self.saved = state.save(self.folder, at, self.optimizer, self.model, self.corpus)
 
-    def _restore(self, checkpoint: Checkpoint) -> EngineState:
-        """Take over a checkpoint; returns what the engine is to run on."""
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint; what the engine is to run on is in :attr:`at`."""
         at = state.restore(checkpoint, self.optimizer, self.sampler)
         self.done, self.batch_scale, self.saved = at.updates, at.batch_scale, checkpoint.path
         if self.scales is not None and at.scales is not None:
@@ -328,11 +331,8 @@ class Run:
         )
         if restart.state() is None:
             self.progress.say(f"resumed  {checkpoint.path}, {self.done} updates done")
-        if self.config.staleness == 0:
-            return NEWEST
-        if not self.config.extrapolate:
-            return at.engine if at.engine.lags else NEWEST
-        return at.engine
+        if self.config.staleness != 0 and (self.config.extrapolate or at.engine.lags):
+            self.at = at.engine
 
     # ------------------------------ the loop ------------------------------
 

@@ -66,12 +66,21 @@ def batch(trainer: ane.DoubleBufferedTrainer, adam: AdamW, number: int) -> np.nd
     return y
 
 
+def ready(trainer: ane.DoubleBufferedTrainer) -> None:
+    """Wait until nothing is being built."""
+    until = time.monotonic() + 60
+    while trainer.compiling:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def run(
     staleness: int,
     background: bool,
     updates: int = 40,
     bake: str | None = None,
     extrapolate: float = 0.0,
+    install: bool = False,
 ) -> tuple[list[bytes], AdamW]:
     """What each batch computed, and the optimizer at the end."""
     adam = optimizer(start(np.random.default_rng(1)), bake)
@@ -92,6 +101,9 @@ def run(
                 trainer.step_update(micro_steps=2, loss_scale=scale)
                 scale = adam.loss_scale.scale
                 continue
+            if install:
+                ready(trainer)
+                trainer.install()
             info = adam.update(
                 lr=0.05 / (1 + number),
                 micro_steps=2,
@@ -143,12 +155,44 @@ def test_masters_in_place_give_the_bits_of_those_that_are_handed_over(
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-@pytest.mark.parametrize("background", [False, True])
-def test_the_buffers_of_rounded_weights_are_two_or_three(staleness: int, background: bool) -> None:
-    """Active and pending; a foreground update writes the next one before it installs."""
-    _, adam = run(staleness, background, bake="float16", extrapolate=1.0)
-    assert len(adam._ahead.buffers) == (3 if staleness and not background else 2)
+@pytest.mark.parametrize(("background", "install"), [(True, False), (False, True), (False, False)])
+def test_two_buffers_are_enough_for_what_is_handed_over(
+    background: bool, install: bool, staleness: int
+) -> None:
+    """Active and pending: behind the boundary, or where what is ready is installed first."""
+    settings = {"bake": "float16", "extrapolate": 1.0}
+    seen, adam = run(staleness, background, install=install, **settings)
+    wanted = 2 if background or install or not staleness else 3
+    assert len(adam._ahead.buffers) == wanted
     assert len(adam._masters.buffers) == 1
+    assert seen == run(staleness, background, **settings)[0]
+
+
+def test_install_takes_what_is_ready_and_leaves_an_error_to_the_step(
+    rng: np.random.Generator,
+) -> None:
+    params = start(rng)
+    with ane.DoubleBufferedTrainer(kernels(), params, handover=True) as trainer:
+        assert not trainer.install()  # there is nothing
+        trainer.step({n: 2 * p for n, p in params.items()}, handover=True)
+        ready(trainer)
+        before = trainer.generation, trainer.oldest_needed
+        assert trainer.install()
+        assert (before, trainer.generation, trainer.oldest_needed) == ((0, 0), 1, 1)
+        assert not trainer.install()
+        stats = trainer.step({n: 3 * p for n, p in params.items()}, handover=True)
+        assert (stats.swapped, stats.generation, stats.newest) == (True, 1, 2)
+        trainer.step(None)
+        soft.set("failpoints", "facade.compile=return(1)")
+        trainer.step({n: 5 * p for n, p in params.items()})
+        ready(trainer)
+        assert not trainer.install()
+        soft.set("failpoints", "")
+        with pytest.raises(ane.CompileError):
+            trainer.step(params)
+        assert trainer.step(params).newest == 4
+    with pytest.raises(ane.ClosedError):
+        trainer.install()
 
 
 @pytest.mark.parametrize("bake", [None, "float16", "float32"])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,36 @@ def test_a_consistent_manifest_over_nonsense_is_still_refused(tmp_path: Path) ->
     checksum = hashlib.sha256(checkpoint.to_json(manifest)).hexdigest()
     (path / "manifest.json").write_bytes(checkpoint.to_json({**manifest, "sha256": checksum}))
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: not a safetensors file"):
+        load_checkpoint(path)
+
+
+def test_files_have_the_bytes_of_the_library_and_are_not_made_in_memory(tmp_path: Path) -> None:
+    from safetensors.numpy import save as library
+
+    rng = np.random.default_rng(5)
+    halves = {f"active.{n}": rng.standard_normal(3).astype(np.float16) for n in ("x", 'ä"b')}
+    tensors = {"w": rng.standard_normal((500, 700)).astype(np.float32), **halves}
+    tensors["scalar"] = np.array(3.0, np.float32)
+    tensors["turned"] = rng.standard_normal((4, 6)).astype(np.float32).T
+    tracemalloc.start()
+    path = save_checkpoint(tmp_path, 1, {"w": tensors["w"]}, tensors, {"updates": 1})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < tensors["w"].nbytes / 2
+    dense = {n: np.ascontiguousarray(a) for n, a in tensors.items()}
+    dense["scalar"] = tensors["scalar"]
+    for name, values in ((FILES[0], {"w": dense["w"]}), (FILES[1], dense)):
+        assert (path / name).read_bytes() == library(values, metadata={"format": checkpoint.FORMAT})
+    found = load_checkpoint(path).optimizer
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
+        assert (found[name] == value).all()
+
+
+def test_masters_that_are_not_float32_are_refused(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, {"w": np.zeros(3, np.float16)}, {}, {"updates": 1})
+    with pytest.raises(CheckpointError, match="'w': expected float32, got float16"):
         load_checkpoint(path)
 
 
