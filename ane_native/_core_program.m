@@ -320,6 +320,16 @@ static int no_worker_no_budget(const AneError *why, AneError *err) {
     return ANE_E_WORKER;
 }
 
+/* What is staged need not lie in memory as well while the engine reads it: only names are left, for
+ * drop_sources(). The engine's descriptor lets go by itself. */
+static void keep_names(AneProgram *p) {
+    NSMutableDictionary *names = [NSMutableDictionary dictionary];
+    for (NSString *file in p->files)
+        [names setObject:[NSData data] forKey:file];
+    [p->files release];
+    p->files = [names retain];
+}
+
 /* Under p->life, alone at work in its directory. */
 static int stage_and_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost, AneError *err) {
     uint64_t begin = ane_now_ns();
@@ -330,6 +340,8 @@ static int stage_and_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost
             ane_budget_return(1);
         return status;
     }
+    keep_names(p);
+    p->state = PROG_GONE; /* also when it throws: it cannot be staged again */
     NSError *e = nil;
     begin = ane_now_ns();
     BOOL ok = [p->model compileWithQoS:qos options:[NSDictionary dictionary] error:&e];
@@ -341,9 +353,7 @@ static int stage_and_compile(AneProgram *p, uint32_t qos, bool reserved, AneCost
     g.reserved--;
     pthread_mutex_unlock(&g.lock);
     if (!ok) {
-        status = ane_refused(err, ANE_E_COMPILE, "compile", e, p->identity, qos, begin);
-        p->state = PROG_GONE;
-        return status;
+        return ane_refused(err, ANE_E_COMPILE, "compile", e, p->identity, qos, begin);
     }
     p->state = PROG_COMPILED;
     return ANE_OK;

@@ -707,7 +707,7 @@ class LlamaProgram:
         backward: kernel names of the backward chain, in order.
         x: write before forward: embedded tokens, [1, D, 1, T].
         logits: read after forward, [1, V, 1, T].
-        dlogits: write before backward, [1, V, 1, T].
+        dlogits: write before backward, [1, V, 1, T]; in the memory of the logits.
         dx: read after backward: gradient of the embedded tokens, [1, D, 1, T].
         grad_jobs: the weight gradients; their ports may be read until the next forward.
     """
@@ -755,7 +755,8 @@ class LlamaProgram:
             taps = {tap: tap for tap in ("q", "k", "v", "xhat", "r")}
             self._wire(f"L{i}.attn_bwd", f"L{i}.attn_fwd", **taps)
         self._wire("head_fwd", f"L{last}.ffn_fwd", x="y")
-        self._wire("head_bwd", "head_fwd", xhat="xhat", r="r")
+        # The loss writes dlogits over the logits, the largest of all surfaces.
+        self._wire("head_bwd", "head_fwd", dlogits="logits", xhat="xhat", r="r")
         self.grad_jobs = self._grad_jobs()
 
     def kernel_set(self) -> KernelSet:

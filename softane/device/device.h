@@ -110,7 +110,7 @@ SaCompileWord sa_compile_word(SaStatus code);
     X(SEED, "seed", COUNT, "0", "") \
     X(STORE, "store", WORD, "process", "process|shared") \
     X(STORE_DIR, "store_dir", PATH, "", "") \
-    X(STORE_BYTES, "store_bytes", COUNT, "67108864", "") \
+    X(STORE_BYTES, "store_bytes", COUNT, "16777216", "") \
     X(STORE_DISK_BYTES, "store_disk_bytes", COUNT, "2147483648", "") \
     X(PARTITION, "partition", TEXT, "", "") \
     X(ENTITLED, "entitled", FLAG, "0", "") \

@@ -32,7 +32,7 @@ SOFTANE_EXPORT const char *softane_version(void);
  *   store_dir       where; must belong to the user and be closed to others:
  *                   who can write there can run programs here     [$XDG_RUNTIME_DIR/softane,
  *                   else /dev/shm/softane-<uid>, else in the temporary directory]
- *   store_bytes     compiled programs kept although not loaded    [67108864]
+ *   store_bytes     compiled programs kept although not loaded    [16777216]
  *   store_disk_bytes  all files of store_dir; 0 = no limit        [2147483648]
  *   partition       programs of another partition are not found; stands for
  *                   the code-signing identity                     [path of the program]

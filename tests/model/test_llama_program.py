@@ -67,9 +67,11 @@ def test_names_are_those_a_kernel_set_takes(program: LlamaProgram) -> None:
 
 
 def test_every_input_has_one_source_of_its_shape_that_ran_before(program: LlamaProgram) -> None:
-    """Only x, dlogits come from outside, so each chain runs without the CPU."""
+    """Only x and dlogits come from outside, so each chain runs without the CPU; dlogits lie where the
+    logits were."""
     order = program.forward + program.backward
-    written_by_hand = {str(program.x), str(program.dlogits)}
+    written_by_hand = {str(program.x)}
+    assert program.wires[str(program.dlogits)] == str(program.logits)
     for kernel, mil in program.mil.items():
         for port, shape in mil.inputs.items():
             name = f"{kernel}.{port}"
