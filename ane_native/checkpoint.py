@@ -44,6 +44,7 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "save_checkpoint",
+    "verify_checkpoint",
 ]
 
 log = logging.getLogger("ane_native")
@@ -55,6 +56,7 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "manifest.json"
 PARTIAL = ".partial"
 KEEP = 3  # newest checkpoints kept by a save
+PIECE = 1 << 22  # bytes that are read at a time where nothing is kept
 
 
 @dataclass(frozen=True)
@@ -262,14 +264,18 @@ def _verified(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -
     """The bytes of a file, which are those that were saved."""
     path = folder / name
     data = _read(path)
-    expected = files[name]
-    if len(data) != expected.get("bytes"):
-        raise CheckpointError(
-            f"{path}: damaged: expected {expected.get('bytes')} bytes, got {len(data)}"
-        )
-    if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
-        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {MANIFEST}")
+    _check_sum(path, len(data), hashlib.sha256(data).hexdigest(), files[name])
     return data
+
+
+def _check_sum(path: Path, size: int, digest: str, expected: Mapping[str, Any]) -> None:
+    """What was read is what was saved."""
+    if size != expected.get("bytes"):
+        raise CheckpointError(
+            f"{path}: damaged: expected {expected.get('bytes')} bytes, got {size}"
+        )
+    if digest != expected.get("sha256"):
+        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {MANIFEST}")
 
 
 def _parse(
@@ -323,6 +329,26 @@ def load_checkpoint(path: str | os.PathLike[str], *, optimizer: bool = True) -> 
                 log.warning("checkpoint skipped: %s", error)
     assert first is not None  # there was at least one candidate
     raise first
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Check every byte of a checkpoint's files, a piece of them in memory at a time.
+
+    Raises:
+        CheckpointError: a file is damaged; the message names it.
+    """
+    for name, expected in _manifest(folder).items():
+        size, digest = 0, hashlib.sha256()
+        try:
+            with open(folder / name, "rb") as stream:
+                while piece := stream.read(PIECE):
+                    digest.update(piece)
+                    size += len(piece)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder / name}: could not be read: {error.strerror}"
+            ) from error
+        _check_sum(folder / name, size, digest.hexdigest(), expected)
 
 
 def find_checkpoints(path: str | os.PathLike[str]) -> list[Path]:

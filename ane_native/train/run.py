@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ane_native import generate, report, restart
-from ane_native.checkpoint import Checkpoint, load_checkpoint
+from ane_native.checkpoint import Checkpoint, verify_checkpoint
 from ane_native.data import Corpus, WindowSampler, fixed_windows
 from ane_native.engine import Engine
 from ane_native.errors import BudgetExhausted, EngineError, ProgramLostError
@@ -542,7 +542,7 @@ class Run:
             raise BudgetExhausted(f"{refused}{self._save_and_say(failed=True)}") from spent
         with self.trace.main("restart"):
             self._save(self.sampler.state_dict(), failed=True)
-            load_checkpoint(self.saved)  # every byte, before anything is given up
+            verify_checkpoint(self.saved)  # before anything is given up
         raise GoesOn(self.folder, self.done, self.settings)
 
     def _save_and_say(self, failed: bool) -> str:

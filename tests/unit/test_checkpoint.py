@@ -20,6 +20,7 @@ from ane_native.checkpoint import (
     load_checkpoint,
     replace_file,
     save_checkpoint,
+    verify_checkpoint,
 )
 from ane_native.errors import CheckpointError
 
@@ -134,13 +135,15 @@ def test_every_single_flipped_bit_is_noticed_and_the_file_named(name: str, tmp_p
         bad = bytearray(good)
         bad[at] ^= 1 << int(rng.integers(8))
         file.write_bytes(bytes(bad))
-        with pytest.raises(CheckpointError) as caught:
-            load_checkpoint(path)
-        assert str(path) in str(caught.value)
-        if name != "manifest.json":  # its words may point at another file
-            assert name in str(caught.value)
+        for read in (load_checkpoint, verify_checkpoint):
+            with pytest.raises(CheckpointError) as caught:
+                read(path)
+            assert str(path) in str(caught.value)
+            if name != "manifest.json":  # its words may point at another file
+                assert name in str(caught.value)
     file.write_bytes(good)
     load_checkpoint(path)
+    verify_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -152,12 +155,16 @@ def test_every_truncation_is_noticed_and_the_file_named(name: str, tmp_path: Pat
         file.write_bytes(good[:length])
         with pytest.raises(CheckpointError, match=name):
             load_checkpoint(path)
+        with pytest.raises(CheckpointError, match=name):
+            verify_checkpoint(path)
     file.unlink()
-    with pytest.raises(CheckpointError, match=name):
-        load_checkpoint(path)
+    for read in (load_checkpoint, verify_checkpoint):
+        with pytest.raises(CheckpointError, match=name):
+            read(path)
     file.mkdir()
-    with pytest.raises(CheckpointError, match=name):
-        load_checkpoint(path)
+    for read in (load_checkpoint, verify_checkpoint):
+        with pytest.raises(CheckpointError, match=name):
+            read(path)
 
 
 def test_a_consistent_manifest_over_nonsense_is_still_refused(tmp_path: Path) -> None:
