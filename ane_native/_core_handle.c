@@ -203,6 +203,7 @@ static int copy_ports(const char *kernel, const char *what, const AnePort *in, i
                 return ane_error_set(err, ANE_E_ARG, "kernel '%s': two %ss named '%s'", kernel, what, in[i].name);
         p->dtype = in[i].dtype;
         p->rank = in[i].rank;
+        p->adjoint = in[i].adjoint != 0;
         if (!(p->name = copy_text(in[i].name, strlen(in[i].name))))
             return ane_error_set(err, ANE_E_MEMORY, "out of memory for port names");
     }

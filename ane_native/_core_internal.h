@@ -48,6 +48,7 @@ typedef struct {
     char *name;
     int32_t dtype, rank;
     int64_t shape[4];
+    bool adjoint;
 } AnePortDef;
 
 typedef struct {

@@ -180,7 +180,7 @@ static int bind(AneGeneration *gen, int32_t k, bool reused, AneError *err) {
     int status = ane_request_make(p, def, s->inputs[k], s->outputs[k], &gen->requests[k], err);
     if (status == ANE_OK && s->options.canary && !reused) {
         uint64_t begin = ane_now_ns();
-        status = ane_canary_run(s, def, p, &s->digests[k], err);
+        status = ane_canary_run(s, k, p, &gen->repeats, err);
         uint64_t end = ane_now_ns();
         gen->canary_ns += end - begin;
         ane_trace_add(&s->trace, ANE_EV_CANARY, k, gen->version, begin, end);

@@ -59,6 +59,7 @@ static AneGeneration *swap_locked(AneSched *s) {
     s->now.engine_compile_ns = gen->cost.compile_ns;
     s->now.load_ns = gen->cost.load_ns;
     s->now.canary_ns = gen->canary_ns;
+    s->now.canaries_repeated = gen->repeats;
     s->now.programs_compiled = gen->compiled;
     s->now.programs_reused = gen->reused;
     s->now.programs_by_workers = gen->by_worker;

@@ -87,7 +87,7 @@ typedef struct {
     uint64_t job_ns, job_before_ns; /* time on the queue; of earlier runs */
     AneCost cost;
     uint64_t canary_ns;
-    int64_t compiled, reused, by_worker;
+    int64_t compiled, reused, by_worker, repeats; /* repeats: of canaries */
 } AneGeneration;
 
 /* A surface for canaries, shared by all kernels of the set (they run one at a time). */
@@ -136,6 +136,7 @@ struct AneSched {
     int32_t *first_kernel, *kernels_of;  /* by program: first kernel, how many */
     bool *told_apart;                    /* by program, queue only: its procedures were seen to differ */
     uint64_t *digests;                   /* by kernel, queue only: of its last canary's results */
+    uint8_t *rungs;                      /* by kernel, queue only: how small its last canary's inputs were */
     AneKernelDef *kernels;
     int32_t n_programs, n_kernels, n_weights;
     int64_t *weight_counts;
@@ -223,9 +224,10 @@ void ane_set_free(AneSched *s);
 
 /* ============================== Canary (_core_canary.c) =================== */
 
-/* Evaluate `p` once on scratch surfaces; ANE_E_CANARY when an output was not
- * written or is not finite. *digest is of all results. Compile queue only. */
-int ane_canary_run(AneSched *s, const AneKernelDef *k, AneProgram *p, uint64_t *digest, AneError *err);
+/* Evaluate kernel `k` of the new program `p` on scratch surfaces; ANE_E_CANARY when an output was
+ * not written, or is not finite with inputs of any size. Its digest is of all results. *repeats
+ * grows by the evaluations after the first. Compile queue only. */
+int ane_canary_run(AneSched *s, int32_t k, AneProgram *p, int64_t *repeats, AneError *err);
 
 /* Whether the canaries of program p's kernels, all just run, show different procedures at work;
  * ANE_E_CANARY names two that do not. */

@@ -42,7 +42,8 @@ static int copy_sources(AneSched *s, const AneSource *sources, AneError *err) {
         !(s->first_kernel = malloc((size_t)s->n_programs * sizeof *s->first_kernel)) ||
         !(s->kernels_of = calloc((size_t)s->n_programs, sizeof *s->kernels_of)) ||
         !(s->told_apart = calloc((size_t)s->n_programs, sizeof *s->told_apart)) ||
-        !(s->digests = calloc((size_t)s->n_kernels, sizeof *s->digests)))
+        !(s->digests = calloc((size_t)s->n_kernels, sizeof *s->digests)) ||
+        !(s->rungs = calloc((size_t)s->n_kernels, sizeof *s->rungs)))
         return ane_error_set(err, ANE_E_MEMORY, "out of memory for sources");
     for (int32_t p = 0; p < s->n_programs; p++) {
         s->first_kernel[p] = -1;
@@ -224,6 +225,7 @@ void ane_set_free(AneSched *s) {
     free(s->kernels_of);
     free(s->told_apart);
     free(s->digests);
+    free(s->rungs);
     free(s->kernels);
     free(s->weight_counts);
     free(s->weight_dtypes);

@@ -353,7 +353,7 @@ def _emit(
     adjoints = {}
     for out, (v, seed) in zip_outputs(joint):
         if seed in used:
-            to[seed] = bwd.input_like(label(seed), v)
+            to[seed] = bwd.input_like(label(seed), v, adjoint=True)
             adjoints[out] = to[seed].name
     again = set(cut.again(cut.kept))
     read = {v for s in [*backward, *again] for v in s.tensors()} | set(ends)

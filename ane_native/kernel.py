@@ -9,7 +9,7 @@ are the business of :mod:`ane_native.scheduler`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -45,14 +45,20 @@ class Weight:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: identifier in the MIL text, shape, dtype (``float16`` or ``float32``)."""
+    """An input or output: identifier in the MIL text, shape, dtype (``float16`` or ``float32``).
+
+    ``adjoint``: an input that the kernel is linear in, because it is the gradient of something.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float16"
+    adjoint: bool = False
 
 
-def _ports(kernel: str, what: str, given: Mapping[str, Any]) -> tuple[Port, ...]:
+def _ports(
+    kernel: str, what: str, given: Mapping[str, Any], adjoints: Collection[str] = ()
+) -> tuple[Port, ...]:
     """Check a mapping name -> shape (or (shape, dtype)) and make ports of it."""
     if not given:
         raise ValueError(f"kernel {kernel!r}: no {what}s; expected at least one")
@@ -70,7 +76,7 @@ def _ports(kernel: str, what: str, given: Mapping[str, Any]) -> tuple[Port, ...]
             raise ValueError(
                 f"kernel {kernel!r}, {what} {name!r}: dtype {dtype!r}, expected float16 or float32"
             )
-        made.append(Port(name, shape, dtype))
+        made.append(Port(name, shape, dtype, name in adjoints))
     return tuple(made)
 
 
@@ -85,6 +91,8 @@ class Kernel:
         outputs: identifier -> shape.
         weights: path in the text (``@model_path/weights/NAME``) -> name of a weight, a
             :class:`Weight`, or a constant array. All become fp16 (rounded to nearest even).
+        adjoints: inputs that are gradients, so that the kernel is linear in them: a backward
+            kernel. Its first evaluation then takes numbers that keep it in fp16's range.
 
     Raises:
         ValueError, TypeError: naming the part, what was expected and what came. The text itself
@@ -106,6 +114,7 @@ class Kernel:
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Any],
         weights: Mapping[str, str | Weight | NDArray[Any]] | None = None,
+        adjoints: Iterable[str] = (),
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"kernel name {name!r}: expected a non-empty string")
@@ -115,7 +124,14 @@ class Kernel:
             raise ValueError(f"kernel {name!r}: MIL text is empty")
         self.name = name
         self.mil = mil
-        self.inputs = _ports(name, "input", inputs)
+        gradients = set(adjoints)
+        self.inputs = _ports(name, "input", inputs, gradients)
+        unknown = sorted(gradients - set(inputs))
+        if unknown:
+            known = ", ".join(inputs)
+            raise ValueError(
+                f"kernel {name!r}: adjoints: expected among {known}; got {unknown[0]!r}"
+            )
         self.outputs = _ports(name, "output", outputs)
         self.weights: dict[str, Weight | NDArray[np.float16]] = {}
         for path, value in (weights or {}).items():
@@ -332,6 +348,7 @@ class CKernels:
             c.name = self._text(port.name)
             c.dtype = lib.ANE_F16 if port.dtype == "float16" else lib.ANE_F32
             c.rank = len(port.shape)
+            c.adjoint = int(port.adjoint)
             for i, n in enumerate(port.shape):
                 c.shape[i] = n
         return array

@@ -129,7 +129,7 @@ class Graph(mil_calls.Operations):
         allow_refused: True lets operations pass that the engine was seen to refuse.
 
     Attributes:
-        inputs, outputs: values, in declared order.
+        inputs, outputs: values, in declared order. adjoints: the inputs that are gradients.
         statements: constants and operations, in the order they were added.
     """
 
@@ -141,6 +141,7 @@ class Graph(mil_calls.Operations):
         self.function_name, self.target = "main", DIALECTS[dialect].target
         self._names: set[str] = set()
         self.inputs: list[Value] = []
+        self.adjoints: set[Value] = set()
         self.outputs: list[Value] = []
         self.statements: list[Statement] = []
         self._constants: dict[tuple[str, Shape, object], Value] = {}
@@ -148,19 +149,24 @@ class Graph(mil_calls.Operations):
 
     # ------------------------------- ports --------------------------------------
 
-    def input(self, name: str, shape: Sequence[int], dtype: str = "fp16") -> Value:
+    def input(
+        self, name: str, shape: Sequence[int], dtype: str = "fp16", *, adjoint: bool = False
+    ) -> Value:
         """Declare the next input port.
 
         Args:
             name: what it is; the port is called ``i00_name``, ``i01_name``, …
             shape: outermost axis first, e.g. ``(1, channels, 1, tokens)``.
             dtype: ``"fp16"`` or ``"fp32"``; fp32 must be cast before anything computes with it.
+            adjoint: it is a gradient, and the graph is linear in it.
         """
         port = self._port_name("i", len(self.inputs), name)
         if dtype not in ("fp16", "fp32"):
             raise ValueError(f"input {name!r}: expected dtype fp16 or fp32, got {dtype!r}")
         value = Value(self, port, Type(dtype, checked_shape("input", shape)))
         self.inputs.append(value)
+        if adjoint:
+            self.adjoints.add(value)
         return value
 
     def output(self, name: str, value: Value) -> None:
@@ -356,6 +362,7 @@ class Graph(mil_calls.Operations):
             weights={path: s.source for path, s in blobs.items()},
             operations=sum(not s.is_constant for s in kept),
             blobs={path: (s.results[0].type, s.offset) for path, s in blobs.items()},
+            adjoints=frozenset(v.name for v in self.adjoints),
         )
 
     def live(self, outputs: Sequence[Value] | None = None) -> set[Value]:
@@ -373,10 +380,10 @@ class Graph(mil_calls.Operations):
 
     # ------------------------------- from other graphs --------------------------
 
-    def input_like(self, name: str, value: Value) -> Value:
+    def input_like(self, name: str, value: Value, *, adjoint: bool = False) -> Value:
         """Declare the next input port, of the type of `value`; scalars too, which parsed
         programs may put out."""
-        made = self.input(name, value.shape or (1,), value.dtype)
+        made = self.input(name, value.shape or (1,), value.dtype, adjoint=adjoint)
         made.type = value.type
         return made
 

@@ -42,6 +42,7 @@ class MilText:
         weights: blob path -> name of the weight, a :class:`ane_native.kernel.Weight`, or a
             constant float16 array of the declared shape.
         operations: how many operations the text has, constants not counted.
+        adjoints: input ports that are gradients.
     """
 
     text: str
@@ -50,6 +51,7 @@ class MilText:
     weights: dict[str, WeightSource]
     operations: int
     blobs: dict[str, tuple[Type, int]] = field(default_factory=dict)
+    adjoints: frozenset[str] = frozenset()
 
     def save(self, folder: str | os.PathLike[str], weights: Mapping[str, npt.NDArray[Any]]) -> Path:
         """Write ``model.mil`` and the blob files beside it, as compilers read them.

@@ -55,7 +55,12 @@ class Piece:
         """As a kernel set takes it."""
         text = self.text
         return Kernel(
-            self.name, text.text, inputs=text.inputs, outputs=text.outputs, weights=text.weights
+            self.name,
+            text.text,
+            inputs=text.inputs,
+            outputs=text.outputs,
+            weights=text.weights,
+            adjoints=text.adjoints,
         )
 
 
@@ -571,6 +576,10 @@ class _Plan:
 
     def __init__(self, runs: _Runs, ends: list[int], order: str, name: str, *, given: bool) -> None:
         self.runs, self.ends, self.order, self.name, self.given = runs, ends, order, name, given
+        self.adjoint = set(runs.graph.adjoints)  # and what is made from them, linear in them too
+        for s in runs.order:
+            if any(v in self.adjoint for v in _variables(s)):
+                self.adjoint.update(s.results)
 
     def made(self) -> Plan:
         runs, graph = self.runs, self.runs.graph
@@ -623,7 +632,7 @@ class _Plan:
             key=lambda v: (runs.made_at[v], v.name),
         )
         for v in outside:
-            to[v] = g.input_like(_word(v), v)
+            to[v] = g.input_like(_word(v), v, adjoint=v in self.adjoint)
             inputs[v] = to[v].name
         for s in order:
             for v in s.tensors():

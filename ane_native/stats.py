@@ -40,6 +40,8 @@ class BatchStats:
         bake_ms, engine_compile_ms, load_ms, canary_ms: parts of ``compile_ms``; baking
             includes hashing and the files the engine's compiler reads.
         hidden_ms: ``compile_ms - compile_stall_ms``, at least 0.
+        canaries_repeated: evaluations of canaries beyond one for each kernel, because a result was
+            not finite at first; of that generation.
         programs: of a set.
         packing: how the set's kernels are packed into programs, or why they are not.
         programs_compiled, programs_reused: in that generation; compiled by this process.
@@ -85,6 +87,7 @@ class BatchStats:
     engine_compile_ms: float | None
     load_ms: float | None
     canary_ms: float | None
+    canaries_repeated: int
     hidden_ms: float | None
     programs: int
     packing: str
@@ -190,6 +193,7 @@ def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | No
         engine_compile_ms=out.engine_compile_ns / 1e6 if swapped else None,
         load_ms=out.load_ns / 1e6 if swapped else None,
         canary_ms=out.canary_ns / 1e6 if swapped else None,
+        canaries_repeated=out.canaries_repeated,
         hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
         programs=len(packing.sources),
         packing=packing.fallback or packing.why,

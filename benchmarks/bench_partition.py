@@ -68,7 +68,7 @@ def main() -> None:
     dy = np.random.default_rng(2).standard_normal(graph.outputs[0].shape) / args.tokens
     for name, given in plans.items():
         model = differentiate(graph, limits=given, cost=Cost.of(chip))
-        trainer = ane.DoubleBufferedTrainer(model.kernel_set(), weights, canary=False)
+        trainer = ane.DoubleBufferedTrainer(model.kernel_set(), weights)
         grads = {n: np.zeros_like(w) for n, w in weights.items()}
         trainers.append(trainer)
         steps[name] = model, model.on(trainer, grads), grads

@@ -486,7 +486,7 @@ def attn_bwd(
     p = f"layers.{layer}.attention"
     d = config.dim
     f = Function(dialect)
-    dy = f.input("dy", _channels(config, d))
+    dy = f.input("dy", _channels(config, d), adjoint=True)
     q = _heads(f, config, f.input("q", _channels(config, config.q_dim)))
     k = _heads(f, config, f.input("k", _channels(config, config.kv_dim)))
     v = _heads(f, config, f.input("v", _channels(config, config.kv_dim)))
@@ -564,7 +564,7 @@ def ffn_bwd(
     p = f"layers.{layer}.feed_forward"
     d, hidden = config.dim, config.hidden
     f = Function(dialect)
-    dy = f.input("dy", _channels(config, d))
+    dy = f.input("dy", _channels(config, d), adjoint=True)
     h1 = f.input("h1", _channels(config, hidden))
     h3 = f.input("h3", _channels(config, hidden))
     xhat = f.input("xhat", _channels(config, d))
@@ -615,7 +615,7 @@ def head_bwd(config: LlamaConfig, dialect: Dialect = "A", scaled: bool = False) 
     """
     d, vocab, seq = config.dim, config.vocab, config.seq
     f = Function(dialect)
-    dlogits = f.input("dlogits", _channels(config, vocab))
+    dlogits = f.input("dlogits", _channels(config, vocab), adjoint=True)
     xhat = f.input("xhat", _channels(config, d))
     r = f.input("r", _channels(config, 1))
     s = KernelScale("head_bwd", scaled)
@@ -762,7 +762,14 @@ class LlamaProgram:
     def kernel_set(self) -> KernelSet:
         """The kernels and wires as the trainer takes them."""
         kernels = [
-            Kernel(name, mil.text, inputs=mil.inputs, outputs=mil.outputs, weights=mil.weights)
+            Kernel(
+                name,
+                mil.text,
+                inputs=mil.inputs,
+                outputs=mil.outputs,
+                weights=mil.weights,
+                adjoints=mil.adjoints,
+            )
             for name, mil in self.mil.items()
         ]
         return KernelSet(kernels, wires=self.wires)

@@ -62,7 +62,7 @@ void *__wrap_realloc(void *old, size_t bytes) { return oom() ? NULL : __real_rea
 enum { KERNELS = 4, WEIGHTS = 5, COUNT = 32, SETS = 3 };
 static const int32_t CHAIN[KERNELS] = {0, 1, 2, 3};
 
-static AnePort port(const char *name) { return (AnePort){name, ANE_F16, 4, {1, 4, 1, 32}}; }
+static AnePort port(const char *name) { return (AnePort){.name = name, .dtype = ANE_F16, .rank = 4, .shape = {1, 4, 1, 32}}; }
 
 static int make(int32_t staleness, bool canary, int32_t trace, AneHandle *out, AneError *err) {
     static const char *const name[KERNELS] = {"k0", "k1", "k2", "k3"};
