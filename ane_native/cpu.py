@@ -85,12 +85,12 @@ def _writeable(name: str, array: npt.NDArray[Any]) -> None:
 
 
 def _plane(name: str, array: npt.NDArray[Any]) -> tuple[int, int]:
-    """(channels, tokens) of an activation: its axes longer than one, or the last two."""
+    """(channels, tokens) of an activation; heads and tokens together, where it has both."""
     shape = array.shape
-    if len(shape) == 4 and shape[0] == 1 and shape[2] == 1:
-        shape = (shape[1], shape[3])
+    if len(shape) == 4 and shape[0] == 1:
+        shape = (shape[1], shape[2] * shape[3])
     if len(shape) != 2:
-        raise ValueError(f"{name}: expected shape [C, T] or [1, C, 1, T], got {array.shape}")
+        raise ValueError(f"{name}: expected shape [C, T] or [1, C, H, T], got {array.shape}")
     return int(shape[0]), int(shape[1])
 
 
@@ -255,8 +255,8 @@ class GradProduct:
     ``dw[o] += sum_t dy[o,t] x[o,t]``.
 
     Attributes:
-        dy: [O, T] or [1, O, 1, T] float16.
-        x: [I, T] or [1, I, 1, T] float16; [O, T] for a gain.
+        dy: [O, T], [1, O, 1, T] or [1, O, H, T] float16, where t counts H T.
+        x: likewise with I; with O for a gain.
         dw: [O, I] or [O] float32, added to.
     """
 

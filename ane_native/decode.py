@@ -67,14 +67,14 @@ class CachedDecoder:
         future = np.arange(begin + count) > np.arange(begin, begin + count)[:, None]
         for i, p in enumerate(self._layers):
             n = self._rmsnorm(x, p["attention_norm.weight"])
-            x = x + self._attention(i, n @ p["qkv"].T, future) @ p["attention.wo.weight"].T
+            x = x + self._attention(i, p, n @ p["qkv"].T, future) @ p["attention.wo.weight"].T
             h1, h3 = np.split(self._rmsnorm(x, p["ffn_norm.weight"]) @ p["up"].T, 2, axis=1)
             x = x + (h1 / (1 + np.exp(-h1)) * h3) @ p["feed_forward.w2.weight"].T
         self.length += count
         return np.asarray(self._table @ self._rmsnorm(x[-1:], self._norm)[0], np.float32)
 
     def _rmsnorm(self, x: Float, gain: Float) -> Float:
-        mean = np.mean(x * x, axis=1, keepdims=True)
+        mean = np.mean(x * x, axis=-1, keepdims=True)
         return np.asarray(x * (mean + np.float32(self.config.norm_eps)) ** -0.5 * gain)
 
     def _turn(self, x: Float) -> Float:
@@ -83,11 +83,16 @@ class CachedDecoder:
         swapped = np.roll(x, self.config.head_dim // 2, axis=2)
         return np.asarray(x * self._cos[rows] + swapped * self._sin[rows])
 
-    def _attention(self, layer: int, qkv: Float, future: npt.NDArray[np.bool_]) -> Float:
+    def _attention(
+        self, layer: int, p: Mapping[str, Float], qkv: Float, future: npt.NDArray[np.bool_]
+    ) -> Float:
         """[n, q + k + v channels] -> [n, q channels]; the cache takes k and v."""
         c, count = self.config, len(qkv)
         split = np.split(qkv, [c.q_dim, c.q_dim + c.kv_dim], axis=1)
         q, k, v = (m.reshape(count, -1, c.head_dim).transpose(1, 0, 2) for m in split)
+        if c.qk_norm:
+            q = self._rmsnorm(q, p["attention.q_norm.weight"])
+            k = self._rmsnorm(k, p["attention.k_norm.weight"])
         end = self.length + count
         self._k[layer, :, self.length : end] = self._turn(k)
         self._v[layer, :, self.length : end] = v

@@ -177,6 +177,10 @@ def write_llama2c(
         raise ConfigError(
             f"llama2.c needs heads x head_width = dim = {config.dim}, got {config.q_dim}"
         )
+    if config.qk_norm:
+        raise ConfigError(
+            "llama2.c has no place for the norms of q and k (qk_norm); write .safetensors"
+        )
     if config.rope_theta != 10000.0 or config.norm_eps != 1e-5:
         raise ConfigError("llama2.c has rope_theta 10000 and norm_eps 1e-5 only")
     kv = config.kv_heads or config.heads

@@ -159,7 +159,11 @@ class Scales:
             update: number of the batch that has ended; the weights are looked at now and then.
         """
         if not self._peaks or update % PEAKS_EVERY == 0:
-            self._peaks = {name: _peak(name, w) for name, w in params.items() if w.ndim == 2}
+            self._peaks = {
+                name: _peak(name, w, self.config.qk_norm)
+                for name, w in params.items()
+                if w.ndim == 2
+            }
         if self.ranges.largest.keys() >= self.ports.keys():
             self.chosen = llama_scales.choose(
                 self.config, self.ranges.largest, self._peaks, self.caution
@@ -226,20 +230,23 @@ class Scales:
 def _watched(config: Any) -> list[tuple[str, str, tuple[str, ...]]]:
     """(kernel, "inputs" or "outputs", names) of the surfaces whose ranges are watched."""
     made: list[tuple[str, str, tuple[str, ...]]] = [("head_bwd", "outputs", ("dx", "dn"))]
+    behind = (("n",), ("dqn", "dkn")) if config.qk_norm else ((), ())
     for i in range(config.layers):
         made += [
-            (f"L{i}.attn_fwd", "outputs", ("q", "k", "v", "a")),
+            (f"L{i}.attn_fwd", "outputs", ("q", "k", "v", "a", *behind[0])),
             (f"L{i}.ffn_fwd", "outputs", ("h1", "h3", "gate")),
             (f"L{i}.ffn_bwd", "outputs", ("dx", "dh1", "dh3", "dn")),
-            (f"L{i}.attn_bwd", "outputs", ("dx", "dq", "dk", "dv", "dn")),
+            (f"L{i}.attn_bwd", "outputs", ("dx", "dq", "dk", "dv", "dn", *behind[1])),
         ]
     return made
 
 
-def _peak(name: str, w: Float) -> Peak:
+def _peak(name: str, w: Float, norms: bool) -> Peak:
     """Largest magnitude, and for the matrices whose products no surface shows their norms."""
     largest = float(max(w.max(), -w.min()))
-    if not name.endswith(("wo.weight", "w2.weight")):
+    if not name.endswith(
+        ("wo.weight", "w2.weight", *(("wq.weight", "wk.weight") if norms else ()))
+    ):
         return Peak(largest)
     row = float(np.sqrt(np.einsum("ij,ij->i", w, w).max()))
     return Peak(largest, row, float(np.sqrt(np.einsum("ij,ij->j", w, w).max())))

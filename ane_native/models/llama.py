@@ -16,6 +16,7 @@ weights are fp32 [out, in] as in llama2.c and Hugging Face checkpoints.
 Four kernels a layer and two for the head::
 
     attn_fwd   x -> y = x + Wo attention(rope(Wq n), rope(Wk n), Wv n),  n = rmsnorm(x)
+               (with qk_norm: rope(rmsnorm(Wq n)), rope(rmsnorm(Wk n)), head by head)
     ffn_fwd    x -> y = x + W2 (silu(W1 n) * W3 n),                      n = rmsnorm(x)
     head_fwd   x -> logits = E n,                                        n = rmsnorm(x)
     head_bwd, ffn_bwd, attn_bwd: the same backwards, on transposed baked weights
@@ -42,6 +43,7 @@ Conventions and why:
   20 updates, when the residual stream of single tokens had grown. Of x / 16 the limit is 147.
   Squares of a small x are subnormal then, which the engine keeps (ANEForge numerics.md): an rms
   of 0.02 has a mean square of 26 steps, and the sum's error is some 1e-3.
+* Norms of q and k are over a head's channels, with these in the place of channels: [1, E, H, T].
 * rmsnorm taps both xhat = x r and n = xhat g. Then dW = dy n^T and dg = sum_t dn xhat hold
   for the generation that ran, and the CPU needs no weight at all for them.
 
@@ -100,6 +102,8 @@ class LlamaConfig:
         rope_theta: base of the RoPE frequencies.
         kv_heads: heads of keys and values, K, which divides H; None: H.
         head_width: channels of a head, E, where it is not D / H (Qwen3); None: D / H.
+        qk_norm: rmsnorm over the channels of each head's q and k, before RoPE, with one gain of
+            E for all heads of q and one for those of k (Qwen3).
 
     Raises:
         TypeError: a size that is not an int.
@@ -116,6 +120,7 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     kv_heads: int | None = None
     head_width: int | None = None
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         for field in ("dim", "hidden", "layers", "heads", "seq", "vocab"):
@@ -123,6 +128,8 @@ class LlamaConfig:
         for field in ("kv_heads", "head_width"):
             if getattr(self, field) is not None:
                 _check_size(field, getattr(self, field))
+        if not isinstance(self.qk_norm, bool):
+            raise TypeError(f"qk_norm: expected a bool, got {type(self.qk_norm).__name__}")
         whole = self.head_width is not None or self.dim % self.heads == 0
         checks = (
             (whole, "dim", f"a multiple of heads = {self.heads}", self.dim),
@@ -233,6 +240,7 @@ PRESETS: dict[str, LlamaConfig] = {
         heads=16,
         kv_heads=8,
         head_width=128,
+        qk_norm=True,
         seq=256,
         vocab=151936,
         norm_eps=1e-6,
@@ -241,7 +249,7 @@ PRESETS: dict[str, LlamaConfig] = {
 }
 """Named shapes: ``tiny`` for tests, ``demo`` (bytes, 3.2M) for laptops, those of karpathy's
 TinyStories models (https://huggingface.co/karpathy/tinyllamas; 42M has 1024 tokens there) and
-the sizes of Qwen3-0.6B (its config.json; without its norms of q and k)."""
+Qwen3-0.6B (its config.json)."""
 
 # =============================== Parameters =====================================
 
@@ -249,7 +257,8 @@ the sizes of Qwen3-0.6B (its config.json; without its norms of q and k)."""
 def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter, in a fixed order.
 
-    Names are those of llama2.c. The classifier is tied to ``tok_embeddings.weight``.
+    Names are those of llama2.c; norms of q and k, which it has not, are called like the matrices
+    whose results they take. The classifier is tied to ``tok_embeddings.weight``.
     """
     d, f, q, kv = config.dim, config.hidden, config.q_dim, config.kv_dim
     shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab, d)}
@@ -260,6 +269,10 @@ def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
             f"layers.{i}.attention.wk.weight": (kv, d),
             f"layers.{i}.attention.wv.weight": (kv, d),
             f"layers.{i}.attention.wo.weight": (d, q),
+        }
+        if config.qk_norm:
+            shapes |= {f"layers.{i}.attention.{m}_norm.weight": (config.head_dim,) for m in "qk"}
+        shapes |= {
             f"layers.{i}.ffn_norm.weight": (d,),
             f"layers.{i}.feed_forward.w1.weight": (f, d),
             f"layers.{i}.feed_forward.w2.weight": (d, f),
@@ -334,36 +347,36 @@ def _linear(f: Function, name: str, x: Value, rows: int, weight: str | Weight) -
     return f.conv(x, f.weight(name, (rows, x.shape[1], 1, 1), weight))
 
 
-def _gain(f: Function, x: Value, weight: str) -> Value:
+def _gain(f: Function, x: Value, weight: str, name: str = "gain") -> Value:
     """x times the norm's gain, per channel."""
-    return f.mul(x, f.weight("gain", (1, x.shape[1], 1, 1), weight))
+    return f.mul(x, f.weight(name, (1, x.shape[1], 1, 1), weight))
 
 
 @dataclass(frozen=True)
 class _Norm:
-    """rmsnorm and its taps: n = xhat g, xhat = x r, r [1, 1, 1, T]."""
+    """rmsnorm and its taps: n = xhat g, xhat = x r, r with one channel."""
 
     n: Value
     xhat: Value
     r: Value
 
 
-def _rmsnorm(f: Function, config: LlamaConfig, x: Value, gain: str) -> _Norm:
-    """n = x r g with r = (mean_c x^2 + eps)^(-1/2)."""
+def _rmsnorm(f: Function, config: LlamaConfig, x: Value, gain: str, name: str = "gain") -> _Norm:
+    """n = x r g with r = (mean_c x^2 + eps)^(-1/2), over the channels of x."""
     small = f.mul(x, NORM_SCALE)
     total = f.reduce_sum(f.mul(small, small), (1,))
-    mean = f.mul(total, 1.0 / (config.dim * NORM_SCALE * NORM_SCALE))
+    mean = f.mul(total, 1.0 / (x.shape[1] * NORM_SCALE * NORM_SCALE))
     r = f.pow(f.add(mean, config.norm_eps), -0.5)
     xhat = f.mul(x, r)
-    return _Norm(_gain(f, xhat, gain), xhat, r)
+    return _Norm(_gain(f, xhat, gain, name), xhat, r)
 
 
 def _rmsnorm_backward(
-    f: Function, config: LlamaConfig, dn: Value, xhat: Value, r: Value, gain: str
+    f: Function, dn: Value, xhat: Value, r: Value, gain: str, name: str = "gain"
 ) -> Value:
     """dx = r (u - xhat mean_c(u xhat)) with u = g dn."""
-    u = _gain(f, dn, gain)
-    mean = f.mul(f.reduce_sum(f.mul(u, xhat), (1,)), 1.0 / config.dim)
+    u = _gain(f, dn, gain, name)
+    mean = f.mul(f.reduce_sum(f.mul(u, xhat), (1,)), 1.0 / xhat.shape[1])
     return f.mul(r, f.sub(u, f.mul(xhat, mean)))
 
 
@@ -375,6 +388,11 @@ def _heads(f: Function, config: LlamaConfig, x: Value) -> Value:
 def _merge(f: Function, config: LlamaConfig, x: Value) -> Value:
     """[1, H, E, T] -> [1, H E, 1, T]."""
     return f.reshape(x, _channels(config, x.shape[1] * config.head_dim))
+
+
+def _turned(f: Function, x: Value) -> Value:
+    """[1, H, E, T] <-> [1, E, H, T]: a head's channels where norms and gains have theirs."""
+    return f.transpose(x, (0, 2, 1, 3))
 
 
 def _spread(f: Function, config: LlamaConfig, x: Value) -> Value:
@@ -441,8 +459,9 @@ def attn_fwd(
     """y = x + Wo attention(rmsnorm(x)).
 
     Inputs: x. Outputs: y; taps q, k (turned by RoPE, q also scaled), v, a (what Wo sees),
-    n, xhat and r [1, 1, 1, T]; q and a are [1, H E, 1, T], k and v [1, K E, 1, T]. With
-    `scaled` v and a carry the power of two of wv.
+    n, xhat and r [1, 1, 1, T]; q and a are [1, H E, 1, T], k and v [1, K E, 1, T]; with norms of
+    q and k also qhat [1, E, H, T], khat [1, E, K, T] and rq, rk with one channel. With `scaled` v
+    and a carry the power of two of wv.
     """
     p = f"layers.{layer}.attention"
     d = config.dim
@@ -456,6 +475,13 @@ def attn_fwd(
     v = _linear(f, "wv", norm.n, config.kv_dim, s.weight("wv", f"{p}.wv.weight"))
     q = _heads(f, config, s.undo(f, q, "wq"))
     k = _heads(f, config, s.undo(f, k, "wk"))
+    normed: list[_Norm] = []
+    if config.qk_norm:
+        normed = [
+            _rmsnorm(f, config, _turned(f, m), f"{p}.{name}_norm.weight", f"{name}_gain")
+            for name, m in (("q", q), ("k", k))
+        ]
+        q, k = (_turned(f, norm.n) for norm in normed)
     q = _rope(f, config, q, *tables["q"])
     k = _rope(f, config, k, *tables["k"])
     prob = _probabilities(f, config, q, _spread(f, config, k))
@@ -471,6 +497,9 @@ def attn_fwd(
     f.output("n", norm.n)
     f.output("xhat", norm.xhat)
     f.output("r", norm.r)
+    for name, one in zip("qk", normed, strict=False):
+        f.output(f"{name}hat", one.xhat)
+        f.output(f"r{name}", one.r)
     return f.build()
 
 
@@ -480,8 +509,10 @@ def attn_bwd(
     """Gradients of :func:`attn_fwd`.
 
     Inputs: dy, taps q, k, v, xhat, r. Outputs: dx for the layer below; dq, dk (before
-    RoPE), dv, dn for the gradients of wq, wk, wv and the gain. With `scaled` dv carries the
-    power of two of wo_t, dq and dk also that of v, dn also that of wq_t and wk_t.
+    RoPE), dv, dn for the gradients of wq, wk, wv and the gain. With norms of q and k also their
+    taps, and dqn [1, E, H, T], dkn [1, E, K, T] for the gradients of their gains. With `scaled` dv
+    carries the power of two of wo_t, dq and dk (dqn, dkn) also that of v, dn also that of wq_t
+    and wk_t.
     """
     p = f"layers.{layer}.attention"
     d = config.dim
@@ -493,6 +524,14 @@ def attn_bwd(
     k, v = _spread(f, config, k), _spread(f, config, v)
     xhat = f.input("xhat", _channels(config, d))
     r = f.input("r", _channels(config, 1))
+    normed: dict[str, tuple[Value, Value]] = {}
+    if config.qk_norm:
+        for name, dim in (("q", config.q_dim), ("k", config.kv_dim)):
+            e, heads, t = config.head_dim, dim // config.head_dim, config.seq
+            normed[name] = (
+                f.input(f"{name}hat", (1, e, heads, t)),
+                f.input(f"r{name}", (1, 1, heads, t)),
+            )
     tables = _rope_constants(f, config)
     s = KernelScale(f"L{layer}.attn_bwd", scaled)
     wo_t = s.weight("wo_t", f"{p}.wo.weight", transpose=True)
@@ -506,6 +545,17 @@ def attn_bwd(
     # S[t,s] = sum_e q[e,t] k[e,s]
     dq = _rope_backward(f, config, f.matmul(k, ds, transpose_y=True), *tables["q"])
     dk = _rope_backward(f, config, _gather(f, config, f.matmul(q, ds)), *tables["k"])
+    results: dict[str, Value] = {}
+    if config.qk_norm:
+        for name, dm in (("q", dq), ("k", dk)):
+            results[name] = _turned(f, dm)
+        dq, dk = (
+            _turned(
+                f,
+                _rmsnorm_backward(f, dm, *normed[name], f"{p}.{name}_norm.weight", f"{name}_gain"),
+            )
+            for name, dm in results.items()
+        )
     dq, dk = _merge(f, config, dq), _merge(f, config, dk)
     dn = f.add(
         f.add(
@@ -515,12 +565,14 @@ def attn_bwd(
         _linear(f, "wv_t", dv, d, s.weight("v_t", f"{p}.wv.weight", transpose=True)),
     )
     u = s.undo(f, dn, "dn")
-    dx = f.add(dy, _rmsnorm_backward(f, config, u, xhat, r, f"{p}_norm.weight"))
+    dx = f.add(dy, _rmsnorm_backward(f, u, xhat, r, f"{p}_norm.weight"))
     f.output("dx", dx)
     f.output("dq", dq)
     f.output("dk", dk)
     f.output("dv", dv)
     f.output("dn", dn)
+    for name, dm in results.items():
+        f.output(f"d{name}n", dm)
     return f.build()
 
 
@@ -583,7 +635,7 @@ def ffn_bwd(
     )
     u = scales.undo(f, dn, "dn")
     gain = f"layers.{layer}.ffn_norm.weight"
-    dx = f.add(dy, _rmsnorm_backward(f, config, u, xhat, r, gain))
+    dx = f.add(dy, _rmsnorm_backward(f, u, xhat, r, gain))
     f.output("dx", dx)
     f.output("dh1", dh1)
     f.output("dh3", dh3)
@@ -627,7 +679,7 @@ def head_bwd(config: LlamaConfig, dialect: Dialect = "A", scaled: bool = False) 
         product = f.matmul(table, f.reshape(dlogits, (1, vocab, seq)))
         dn = f.reshape(product, _channels(config, d))
     u = s.undo(f, dn, "dn")
-    f.output("dx", _rmsnorm_backward(f, config, u, xhat, r, "norm.weight"))
+    f.output("dx", _rmsnorm_backward(f, u, xhat, r, "norm.weight"))
     f.output("dn", dn)
     return f.build()
 
@@ -656,7 +708,8 @@ class GradJob:
         parameter: whose gradient it is. ``tok_embeddings.weight`` gets the head's part
             here; the input's part is added by the embedding's backward pass.
         dy: gradient of the product's result, [rows, T] fp16.
-        x: what the product was applied to, [cols, T] fp16; [rows, T] for a gain.
+        x: what the product was applied to, [cols, T] fp16; [rows, T] for a gain. Those of the
+            norms of q and k are [rows, heads, T]; t counts heads and tokens then.
         rows: first axis of the parameter.
         cols: second axis of the parameter, 0 for a gain.
     """
@@ -753,6 +806,8 @@ class LlamaProgram:
             self._wire(f"L{i}.ffn_bwd", f"L{i}.ffn_fwd", h1="h1", h3="h3", xhat="xhat", r="r")
             self._wire(f"L{i}.attn_bwd", f"L{i}.ffn_bwd", dy="dx")
             taps = {tap: tap for tap in ("q", "k", "v", "xhat", "r")}
+            if config.qk_norm:
+                taps |= {tap: tap for tap in ("qhat", "rq", "khat", "rk")}
             self._wire(f"L{i}.attn_bwd", f"L{i}.attn_fwd", **taps)
         self._wire("head_fwd", f"L{last}.ffn_fwd", x="y")
         # The loss writes dlogits over the logits, the largest of all surfaces.
@@ -800,6 +855,7 @@ class LlamaProgram:
         ]
         for i in reversed(range(self.config.layers)):
             ffn, attention = f"layers.{i}.feed_forward", f"layers.{i}.attention"
+            norms = [(f"{attention}.{m}_norm.weight", "attn", f"d{m}n", f"{m}hat") for m in "qk"]
             for parameter, part, dy, x in (
                 (f"{ffn}.w2.weight", "ffn", "dy", "gate"),
                 (f"{ffn}.w1.weight", "ffn", "dh1", "n"),
@@ -810,6 +866,7 @@ class LlamaProgram:
                 (f"{attention}.wk.weight", "attn", "dk", "n"),
                 (f"{attention}.wv.weight", "attn", "dv", "n"),
                 (f"{attention}_norm.weight", "attn", "dn", "xhat"),
+                *(norms if self.config.qk_norm else []),
             ):
                 jobs.append(job(parameter, f"L{i}.{part}_bwd", dy, f"L{i}.{part}_fwd", x))
         return jobs

@@ -12,6 +12,7 @@ A *slot* is a power of two of one kernel, ``KERNEL.SLOT``: an exponent, 0 to 8. 
     head_bwd   embedding_t                         dn                         before the norm
     ffn_bwd    w2_t, w13_t (w1 and w3)             dh1, dh3: w2_t; dn: both   before the norm
     attn_bwd   wo_t, qk_t (wq and wk), v_t         dv: wo_t; dq, dk: wo_t + wv; dn: + qk_t
+               (norms of q and k: dqn, dkn as dq and dk)
                v_t = qk_t + wv, so that the three products that dn sums agree
 
 What surfaces carry when the CPU reads them is in :func:`carried`.
@@ -131,7 +132,7 @@ def carried(config: LlamaConfig, chosen: Mapping[str, int]) -> Exponents:
         made[f"L{i}.ffn_bwd.dn"] = inner + chosen[f"L{i}.ffn_bwd.w13_t"]
         inner = stream + chosen[f"L{i}.attn_bwd.wo_t"]
         made[f"L{i}.attn_bwd.dv"] = inner
-        made |= {f"L{i}.attn_bwd.dq": inner + wv, f"L{i}.attn_bwd.dk": inner + wv}
+        made |= {f"L{i}.attn_bwd.{name}": inner + wv for name in ("dq", "dk", "dqn", "dkn")}
         made[f"L{i}.attn_bwd.dn"] = inner + wv + chosen[f"L{i}.attn_bwd.qk_t"]
     return made
 
@@ -232,17 +233,28 @@ class _Choice:
         q, k, v, a = (self.ranges[f"{at}{name}"] for name in "qkva")
         wv = min(  # it lifts attention's backward pass too
             self.fit(v, VALUES),
-            self.fit(self.gradient(f"{back}dq") * self.turned, PRODUCT),
-            self.fit(self.gradient(f"{back}dk"), PRODUCT),
+            *(self.fit(value, PRODUCT) for value in self.products(i)),
             self.fit(self.gradient(f"{back}dn"), PRODUCT),
             self.room(f"{w}wv.weight"),
         )
         written = self.peaks[f"{w}wo.weight"].row * a * 2.0**wv
         wo = min(self.fit(written, PRODUCT), self.room(f"{w}wo.weight"), MOST_UNDONE - wv)
         # RoPE turns pairs: a product may be sqrt(2) times what is seen of it
-        wq = min(self.fit(q * self.turned, PRODUCT - 1), self.room(f"{w}wq.weight"))
+        q = q * self.turned
+        if self.config.qk_norm:  # behind a norm nothing is seen of it
+            n = self.ranges[f"{at}n"]
+            q, k = (self.peaks[f"{w}{m}.weight"].row * n for m in ("wq", "wk"))
+        wq = min(self.fit(q, PRODUCT - 1), self.room(f"{w}wq.weight"))
         wk = min(self.fit(k, PRODUCT - 1), self.room(f"{w}wk.weight"))
         return {f"{at}wq": wq, f"{at}wk": wk, f"{at}wv": wv, f"{at}wo": wo}
+
+    def products(self, i: int) -> list[float]:
+        """Gradients that the products of attention's backward pass make: of q before it is scaled,
+        of k; behind norms of q and k also what the norms make of them."""
+        back = f"L{i}.attn_bwd."
+        norms = [self.gradient(f"{back}{n}") for n in ("dq", "dk") if self.config.qk_norm]
+        dq, dk = ("dqn", "dkn") if self.config.qk_norm else ("dq", "dk")
+        return [self.gradient(f"{back}{dq}") * self.turned, self.gradient(f"{back}{dk}"), *norms]
 
     def feed_forward(self, i: int) -> Exponents:
         at, w = f"L{i}.ffn_fwd.", f"layers.{i}.feed_forward."
@@ -281,13 +293,12 @@ class _Choice:
         at, w = f"L{i}.attn_bwd.", f"layers.{i}.attention."
         da = self.peaks[f"{w}wo.weight"].column * self.gradient(f"L{i}.ffn_bwd.dx")
         v = self.ranges[f"L{i}.attn_fwd.v"] * 2.0**wv
-        dq, dk, dv, dn = (self.gradient(f"{at}{name}") for name in ("dq", "dk", "dv", "dn"))
+        dv, dn = (self.gradient(f"{at}{name}") for name in ("dv", "dn"))
         wo_t = min(
             self.fit(da, PRODUCT),
             self.fit(da * v * self.turned, INNER),
             self.fit(dv, PRODUCT),
-            self.fit(dq * self.turned * 2.0**wv, PRODUCT),
-            self.fit(dk * 2.0**wv, PRODUCT),
+            *(self.fit(value * 2.0**wv, PRODUCT) for value in self.products(i)),
             self.fit(dn * 2.0**wv, PRODUCT),
             self.room(f"{w}wo.weight"),
             MOST_UNDONE - wv,

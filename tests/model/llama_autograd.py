@@ -39,8 +39,12 @@ def loss(params: Any, config: LlamaConfig, tokens: Any, targets: Any) -> Any:
     for i in range(config.layers):
         w = {k.split(".", 2)[2]: v for k, v in params.items() if k.startswith(f"layers.{i}.")}
         n = _norm(x, w["attention_norm.weight"], config.norm_eps)
-        q = rotate((n @ w["attention.wq.weight"].T).reshape((t, h, e)))
-        k = rotate((n @ w["attention.wk.weight"].T).reshape((t, -1, e)))
+        q = (n @ w["attention.wq.weight"].T).reshape((t, h, e))
+        k = (n @ w["attention.wk.weight"].T).reshape((t, -1, e))
+        if config.qk_norm:
+            q = _norm(q, w["attention.q_norm.weight"], config.norm_eps)
+            k = _norm(k, w["attention.k_norm.weight"], config.norm_eps)
+        q, k = rotate(q), rotate(k)
         v = (n @ w["attention.wv.weight"].T).reshape((t, -1, e))
         k, v = (anp.repeat(m, h // m.shape[1], axis=1) for m in (k, v))
         s = anp.einsum("qhe,khe->hqk", q, k) / np.sqrt(e)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,9 @@ GROUPED = LlamaConfig(
     dim=96, hidden=160, layers=2, heads=6, kv_heads=2, head_width=24, seq=32, vocab=100
 )
 
+# The same with norms of q and k, as Qwen3 has them; eps is large enough to show.
+NORMED = dataclasses.replace(GROUPED, qk_norm=True, norm_eps=1e-2)
+
 
 def half(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Rounded to what fp16 holds."""
@@ -75,7 +79,7 @@ def lively(config: LlamaConfig = PRESETS["tiny"]) -> Problem:
         taps = reference.run_kernel(config, params, forward, inputs[forward])
         inputs[kernel] = {}
         for port, shape in program.mil[kernel].inputs.items():
-            fresh = rng.standard_normal((shape[1], shape[3]))
+            fresh = rng.standard_normal((shape[1], shape[2] * shape[3]))
             inputs[kernel][port[4:]] = half(taps.get(port[4:], fresh))
     return Problem(program, params, tokens[:-1], tokens[1:], inputs)
 

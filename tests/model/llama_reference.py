@@ -67,6 +67,30 @@ def key_channels(config: LlamaConfig, head: int) -> slice:
     return slice(first, first + config.head_dim)
 
 
+def head_norm(config: LlamaConfig, x: Array, gain: Array) -> tuple[Array, Array, Array]:
+    """Every head of [H E, T] by itself: the result, and xhat [E, H T] and r [1, H T]."""
+    e = config.head_dim
+    parts = [rmsnorm(config, x[i : i + e], gain) for i in range(0, len(x), e)]
+    return (
+        np.concatenate([part["n"] for part in parts]),
+        np.concatenate([part["xhat"] for part in parts], axis=1),
+        np.concatenate([part["r"] for part in parts], axis=1),
+    )
+
+
+def head_norm_backward(
+    config: LlamaConfig, dn: Array, xhat: Array, r: Array, gain: Array
+) -> tuple[Array, Array]:
+    """dx [H E, T], and dn as [E, H T]."""
+    e, t = config.head_dim, config.seq
+    made, turned = np.empty_like(dn), np.empty_like(xhat)
+    for head in range(len(dn) // e):
+        rows, cols = slice(head * e, (head + 1) * e), slice(head * t, (head + 1) * t)
+        made[rows] = rmsnorm_backward(dn[rows], xhat[:, cols], r[:, cols], gain)
+        turned[:, cols] = dn[rows]
+    return made, turned
+
+
 def attn_fwd(config: LlamaConfig, p: Params, layer: int, x: Array) -> Tensors:
     w = {
         name: np.float64(p[f"layers.{layer}.attention.{name}.weight"])
@@ -74,15 +98,20 @@ def attn_fwd(config: LlamaConfig, p: Params, layer: int, x: Array) -> Tensors:
     }
     norm = rmsnorm(config, x, np.float64(p[f"layers.{layer}.attention_norm.weight"]))
     n = norm["n"]
-    q = rope(config, w["wq"] @ n) / np.sqrt(config.head_dim)
-    k = rope(config, w["wk"] @ n)
-    v = w["wv"] @ n
+    q, k, v = w["wq"] @ n, w["wk"] @ n, w["wv"] @ n
+    taps: Tensors = {}
+    if config.qk_norm:
+        gains = [np.float64(p[f"layers.{layer}.attention.{m}_norm.weight"]) for m in "qk"]
+        q, taps["qhat"], taps["rq"] = head_norm(config, q, gains[0])
+        k, taps["khat"], taps["rk"] = head_norm(config, k, gains[1])
+    q = rope(config, q) / np.sqrt(config.head_dim)
+    k = rope(config, k)
     a = np.empty_like(q)
     for head in range(config.heads):
         c = slice(head * config.head_dim, (head + 1) * config.head_dim)
         g = key_channels(config, head)
         a[c] = v[g] @ probabilities(q[c], k[g]).T
-    return {"y": x + w["wo"] @ a, "q": q, "k": k, "v": v, "a": a, **norm}
+    return {"y": x + w["wo"] @ a, "q": q, "k": k, "v": v, "a": a, **norm, **taps}
 
 
 def attn_bwd(config: LlamaConfig, p: Params, layer: int, taps: Tensors) -> Tensors:
@@ -104,10 +133,15 @@ def attn_bwd(config: LlamaConfig, p: Params, layer: int, taps: Tensors) -> Tenso
         dk[g] += q[c] @ ds
     dq = rope(config, dq, -1.0) / np.sqrt(config.head_dim)
     dk = rope(config, dk, -1.0)
+    more: Tensors = {}
+    if config.qk_norm:
+        gains = [np.float64(p[f"layers.{layer}.attention.{m}_norm.weight"]) for m in "qk"]
+        dq, more["dqn"] = head_norm_backward(config, dq, taps["qhat"], taps["rq"], gains[0])
+        dk, more["dkn"] = head_norm_backward(config, dk, taps["khat"], taps["rk"], gains[1])
     dn = w["wq"].T @ dq + w["wk"].T @ dk + w["wv"].T @ dv
     gain = np.float64(p[f"layers.{layer}.attention_norm.weight"])
     dx = dy + rmsnorm_backward(dn, taps["xhat"], taps["r"], gain)
-    return {"dx": dx, "dq": dq, "dk": dk, "dv": dv, "dn": dn}
+    return {"dx": dx, "dq": dq, "dk": dk, "dv": dv, "dn": dn, **more}
 
 
 def ffn_fwd(config: LlamaConfig, p: Params, layer: int, x: Array) -> Tensors:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
 
 import llama_autograd
 import numpy as np
 import pytest
-from llama_problem import GROUPED, lively
+from llama_problem import GROUPED, NORMED, lively
 
 from ane_native import generate
 from ane_native.decode import CachedDecoder
@@ -142,13 +143,17 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     for config in (GROUPED, PRESETS["qwen3-0.6b"]):
         with pytest.raises(ConfigError, match=r"llama2\.c needs heads x head_width = dim"):
             write_llama2c(path, config, {})
+    with pytest.raises(ConfigError, match=r"no place for the norms of q and k"):
+        write_llama2c(path, dataclasses.replace(PRESETS["tiny"], qk_norm=True), {})
     assert not list(tmp_path.iterdir())
 
 
 # =============================== The cache ======================================
 
 
-@pytest.mark.parametrize("config", [GROUPED, PRESETS["tiny"]], ids=["grouped", "tiny"])
+@pytest.mark.parametrize(
+    "config", [GROUPED, NORMED, PRESETS["tiny"]], ids=["grouped", "normed", "tiny"]
+)
 def test_steps_add_up_to_one_pass_and_to_the_whole_model(config: LlamaConfig) -> None:
     case = lively(config)
     tokens = case.tokens.tolist()

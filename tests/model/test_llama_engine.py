@@ -15,7 +15,7 @@ import llama_reference as reference
 import numpy as np
 import numpy.typing as npt
 import pytest
-from llama_problem import GROUPED, ODD, WIDE, Problem, fp16_tolerance, fresh
+from llama_problem import GROUPED, NORMED, ODD, WIDE, Problem, fp16_tolerance, fresh
 
 import ane_native as ane
 from ane_native import cpu
@@ -139,11 +139,12 @@ def assert_gradients_agree(got: Params, want: Params) -> None:
         assert abs(ratio - 1) < 0.01, name
 
 
-@pytest.fixture(params=["fresh", "lively", "odd", "wide", "grouped"])
+@pytest.fixture(params=["fresh", "lively", "odd", "wide", "grouped", "normed"])
 def case(request: pytest.FixtureRequest, problem: Problem) -> Problem:
     if request.param == "lively":
         return problem
-    shapes = {"fresh": PRESETS["tiny"], "odd": ODD, "wide": WIDE, "grouped": GROUPED}
+    shapes = {"fresh": PRESETS["tiny"], "odd": ODD, "wide": WIDE}
+    shapes |= {"grouped": GROUPED, "normed": NORMED}
     return fresh(8, shapes[request.param])
 
 

@@ -19,7 +19,7 @@ import mil_eval
 import numpy as np
 import numpy.typing as npt
 import pytest
-from llama_problem import GROUPED, ODD, WIDE, Problem, fp16_tolerance, fresh, half, lively
+from llama_problem import GROUPED, NORMED, ODD, WIDE, Problem, fp16_tolerance, fresh, half, lively
 
 from ane_native.models.llama import PRESETS, LlamaConfig, LlamaProgram
 
@@ -44,7 +44,7 @@ def evaluate(
     mil = problem.program.mil[kernel]
     shaped = {port: x.reshape(mil.inputs[port]) for port, x in inputs.items()}
     made = mil_eval.evaluate(mil, problem.params, shaped, arithmetic)
-    return {port: x.reshape(x.shape[1], x.shape[3]) for port, x in made.items()}
+    return {port: x.reshape(x.shape[1], -1) for port, x in made.items()}
 
 
 # =============================== Against finite differences =====================
@@ -80,7 +80,14 @@ def test_kernel_gradients_equal_finite_differences(problem: Problem, kernel: str
         made = {dy_name: dy, **back}[job.dy.port[4:]]
         tap = forward[job.x.port[4:]]
         gradients[job.parameter] = made @ tap.T if job.cols else (made * tap).sum(axis=1)
-    assert len(gradients) == {"attn_fwd": 6, "ffn_fwd": 5, "head_fwd": 3}[kernel.split(".")[-1]]
+    assert (
+        len(gradients)
+        == {
+            "attn_fwd": 8 if config.qk_norm else 6,
+            "ffn_fwd": 5,
+            "head_fwd": 3,
+        }[kernel.split(".")[-1]]
+    )
 
     h = 1e-5
     for name, gradient in gradients.items():
@@ -106,7 +113,9 @@ def test_kernel_gradients_equal_finite_differences(problem: Problem, kernel: str
 
 
 @pytest.mark.parametrize(
-    "config", [PRESETS["tiny"], ODD, WIDE, GROUPED], ids=["tiny", "odd", "wide", "grouped"]
+    "config",
+    [PRESETS["tiny"], ODD, WIDE, GROUPED, NORMED],
+    ids=["tiny", "odd", "wide", "grouped", "normed"],
 )
 def test_model_gradients_equal_automatic_differentiation(config: LlamaConfig) -> None:
     """Chains, wires and gradient jobs, all parameters, float64 on both sides."""

@@ -96,15 +96,22 @@ def test_every_parameter_has_one_gradient_job_of_its_shape(program: LlamaProgram
             job.dy.port
         ]
         x = program.mil[job.x.kernel].outputs[job.x.port]
-        assert dy == (1, job.rows, 1, program.config.seq)
-        assert x == (1, job.cols or job.rows, 1, program.config.seq)
+        heads = 1
+        if job.parameter.endswith(("q_norm.weight", "k_norm.weight")):
+            of_k = program.config.kv_heads or program.config.heads
+            heads = of_k if job.parameter.endswith("k_norm.weight") else program.config.heads
+        assert dy == (1, job.rows, heads, program.config.seq)
+        assert x == (1, job.cols or job.rows, heads, program.config.seq)
 
 
 def test_all_ports_are_dense_rows(program: LlamaProgram) -> None:
-    """[1, C, 1, T] with T a multiple of 32: what lies in a surface is a plain array."""
+    """[1, C, 1, T], by the head [1, E, H, T], T a multiple of 32: what lies in a surface is a
+    plain array."""
+    by_head = {"qhat", "khat", "rq", "rk", "dqn", "dkn"} if program.config.qk_norm else set()
     for mil in program.mil.values():
-        for n, _, h, t in (*mil.inputs.values(), *mil.outputs.values()):
-            assert (n, h, t) == (1, 1, program.config.seq)
+        for port, (n, _, h, t) in (*mil.inputs.items(), *mil.outputs.items()):
+            assert (n, t) == (1, program.config.seq)
+            assert (h == 1) != (port[4:] in by_head)
             assert t % 32 == 0
 
 
