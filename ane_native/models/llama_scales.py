@@ -29,7 +29,7 @@ from ane_native.kernel import Weight
 from ane_native.mil import Function, Value
 
 if TYPE_CHECKING:
-    from ane_native.models.llama import LlamaConfig
+    from ane_native.models.llama_config import LlamaConfig
 
 __all__ = [
     "HIGHEST",
