@@ -169,7 +169,7 @@ class _Joint:
             def wanted(v: Value, done: set[Value] = done) -> bool:
                 return v in self.varies and v not in done
 
-            RULES[s.op](Back(self.g, s, dys, wanted, self._give))
+            (s.back or RULES[s.op])(Back(self.g, s, dys, wanted, self._give))
 
     def _give(self, v: Value, adjoint: Value) -> None:
         old = self.adjoint.get(v)

@@ -13,6 +13,9 @@ from ane_native.autodiff_base import Back, along, pads, win
 from ane_native.mil import Graph, Value
 from ane_native.mil_rules import Window
 
+# A convolution with 32000 input channels is refused (maderix/ANE training/ane_classifier.h).
+MOST_CONV_INPUTS = 31999
+
 # =============================== Products =======================================
 
 
@@ -110,6 +113,10 @@ def conv_back(b: Back) -> None:
 
     def dx() -> Value:
         turned = (w.shape[1], w.shape[0], *w.shape[2:])
+        wide = dy.shape[1] > MOST_CONV_INPUTS and dy.shape[0] == 1
+        if point and wide and groups == 1 and g.weight_source(w) is not None:
+            table = g.weight_view(w, (1, *turned[:2]), transpose=True)
+            return g.reshape(g.matmul(table, g.reshape(dy, (1, dy.shape[1], -1))), x.shape)
         if point and groups == 1 and g.weight_source(w) is not None:
             return g.conv(dy, g.weight_view(w, turned, transpose=True))
         if point and groups == 1:

@@ -65,6 +65,7 @@ TRAIN_FLAGS: tuple[tuple[str, Any, str, str], ...] = (
     ),
     ("extrapolate", bool, "", "with a staleness: kernels from predicted weights [on]"),
     ("scaling", str, "HOW", "powers of two in the baked matrices: auto or off [off]"),
+    ("cut", str, "HOW", "kernels by layers, or as the cost model cuts: layers or auto [layers]"),
     ("timing", str, "NAME", "softane only: off, m1, m4, ...: sleep as that chip would"),
     ("log", str, "NAMES", "also to tensorboard, wandb or both (extras)"),
     ("trace-events", int, "N", "events kept in trace.json; 0: no trace"),

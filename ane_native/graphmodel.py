@@ -326,8 +326,8 @@ def _product(p: PortProduct, rows: Half, cols: Half, dw: Float) -> cpu.GradProdu
 
 
 def _channel_sum(p: PortProduct, dy: Half, x: Half | None, dw: Float) -> cpu.GradProduct | None:
-    """dw of a bias or gain of each channel of [1, C, 1, T] as the core sums it; else None."""
-    if p.kind != "sum" or p.transposed or dy.ndim != 4 or dy.shape[0] != 1 or dy.shape[2] != 1:
+    """dw of a bias or gain of each channel of [1, C, H, T] as the core sums it; else None."""
+    if p.kind != "sum" or p.transposed or dy.ndim != 4 or dy.shape[0] != 1:
         return None
     channels = dy.shape[1]
     if tuple(p.shape) != (1, channels, 1, 1) or (x is not None and x.shape != dy.shape):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ane_native import cpu
 from ane_native.data import Window
-from ane_native.models.llama import GradJob, LlamaProgram, PortRef
+from ane_native.models.llama import GradJob, LlamaChains, PortRef
 from ane_native.models.llama_scales import STREAM, carried
 from ane_native.scaling import Scales
 from ane_native.scheduler import DoubleBufferedTrainer
@@ -63,7 +63,7 @@ class MicroStep:
 
     def __init__(
         self,
-        program: LlamaProgram,
+        program: LlamaChains,
         trainer: DoubleBufferedTrainer,
         grads: dict[str, Float] | Sequence[dict[str, Float]] | None = None,
         *,

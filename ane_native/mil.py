@@ -408,6 +408,7 @@ class Graph(mil_calls.Operations):
             for k, v in s.operands.items()
         }
         made_here = self.add_operation(s.op, given, fill=False, attributes=s.attributes)
+        made_here[0].statement.back = s.back  # type: ignore[union-attr]
         for old, new in zip(s.results, made_here, strict=True):
             at[old] = new
 

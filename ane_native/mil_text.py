@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -150,6 +150,8 @@ class Statement:
         blob: of a const from a file: its path; ``offset`` is that of its metadata.
         source: what is baked into that file.
         attributes: keys of operands written as attributes, behind the parentheses.
+        back: the rule it is differentiated by (:class:`ane_native.autodiff_base.Back`) in the place
+            of its operation's: a layer may know more of its operands. Not in the text.
     """
 
     op: str
@@ -161,6 +163,7 @@ class Statement:
     offset: int = BLOB_OFFSET
     source: Any = None
     attributes: frozenset[str] = frozenset()
+    back: Callable[[Any], None] | None = None
 
     @property
     def is_constant(self) -> bool:

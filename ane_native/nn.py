@@ -18,13 +18,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ane_native import cpu, mil
 from ane_native.mil import Graph, Value
+
+if TYPE_CHECKING:
+    from ane_native.autodiff_base import Back
 
 __all__ = [
     "attention",
@@ -122,12 +125,35 @@ def lora(x: Value, out: int, name: str, *, rank: int, alpha: float) -> Value:
 def rms_norm(x: Value, name: str, *, eps: float = 1e-5, bake: bool = True) -> Value:
     """x / sqrt(mean over channels of x² + eps), times a gain per channel.
 
-    Squares are those of x / 16: of x itself their sum leaves fp16 at an rms of sqrt(65504 / C).
+    Squares are those of x / 16, and their sum is rounded, not their mean: of x itself the sum leaves
+    fp16 at an rms of sqrt(65504 / C); the mean of a small x is a few steps of fp16.
     """
-    d = _channels(x, "rms_norm")
+    _channels(x, "rms_norm")
+    return _rms_norm(x, name, eps, bake)
+
+
+def _rms_norm(x: Value, name: str, eps: float, bake: bool) -> Value:
     small = x * (1 / 16)
-    r = ((small * small).mean(1, keepdims=True) * 256.0 + eps) ** -0.5
-    return x * r * _parameter(x, f"{name}.weight", (1, d, 1, 1), bake)
+    r = ((small * small).sum(1, keepdims=True) * (256.0 / x.shape[1]) + eps) ** -0.5
+    return _over_rms(x, r) * _parameter(x, f"{name}.weight", (1, x.shape[1], 1, 1), bake)
+
+
+def _over_rms(x: Value, r: Value) -> Value:
+    """x r, where r is the inverse root of the mean square of x over the channels.
+
+    Differentiated as a whole, x̂ = x r: dx = r (dx̂ - x̂ mean(dx̂ x̂)), where no factor is larger
+    than the result. One by one, r³ meets the gradient before x makes it small again, and a
+    gradient that a loss scale has lifted leaves fp16.
+    """
+
+    def back(b: Back) -> None:
+        r, y, dy = b.s.value("y"), b.y, b.dy
+        b.put("x", lambda: r * (dy - y * (dy * y).mean(1, keepdims=True)))
+
+    y = x * r
+    assert y.statement is not None
+    y.statement.back = back
+    return y
 
 
 def layer_norm(x: Value, name: str, *, eps: float = 1e-5, bake: bool = True) -> Value:
@@ -136,7 +162,7 @@ def layer_norm(x: Value, name: str, *, eps: float = 1e-5, bake: bool = True) -> 
     centred = x - x.mean(1, keepdims=True)
     r = ((centred * centred).mean(1, keepdims=True) + eps) ** -0.5
     gain = _parameter(x, f"{name}.weight", (1, d, 1, 1), bake)
-    return centred * r * gain + _parameter(x, f"{name}.bias", (1, d, 1, 1), bake)
+    return _over_rms(centred, r) * gain + _parameter(x, f"{name}.bias", (1, d, 1, 1), bake)
 
 
 def rope(x: Value, *, theta: float = 10000.0) -> Value:
@@ -170,25 +196,37 @@ def attention(
     heads: int,
     kv_heads: int | None = None,
     theta: float | None = 10000.0,
+    head_width: int | None = None,
+    qk_norm: bool = False,
+    eps: float = 1e-5,
     bake: bool = True,
 ) -> Value:
     """Causal self-attention: multi-head, or grouped-query with fewer `kv_heads`.
 
     Args:
-        heads: H; D must be a multiple. kv_heads: K, a divisor of H; H when None.
+        heads: H; D must be a multiple unless `head_width` is given. kv_heads: K, a divisor of H; H
+            when None.
         theta: base of the RoPE frequencies, None without RoPE.
+        head_width: E; D / H when None.
+        qk_norm: :func:`rms_norm` of each head's q and k before RoPE, with gains
+            ``<name>.q_norm.weight`` and ``<name>.k_norm.weight`` of E; eps: of it.
     """
     d, t = _channels(x, "attention"), x.shape[3]
     kv = heads if kv_heads is None else kv_heads
-    if d % heads or heads % kv:
+    if (head_width is None and d % heads) or heads % kv:
         raise ValueError(
             f"attention: expected heads that divide {d} channels and kv_heads that divide them, "
             f"got {heads} and {kv}"
         )
-    e, group = d // heads, heads // kv
-    q = linear(x, d, f"{name}.wq", bake=bake).reshape(1, heads, e, t)
+    e, group = d // heads if head_width is None else head_width, heads // kv
+    q = linear(x, heads * e, f"{name}.wq", bake=bake).reshape(1, heads, e, t)
     k = linear(x, kv * e, f"{name}.wk", bake=bake).reshape(1, kv, e, t)
     v = linear(x, kv * e, f"{name}.wv", bake=bake).reshape(1, kv, e, t)
+    if qk_norm:  # with a head's channels where norms have theirs
+        q, k = (
+            _rms_norm(m.transpose(0, 2, 1, 3), f"{name}.{n}_norm", eps, bake).transpose(0, 2, 1, 3)
+            for n, m in (("q", q), ("k", k))
+        )
     if theta is not None:
         q, k = rope(q, theta=theta), rope(k, theta=theta)
     if group > 1:  # head h reads key-value head h // group
@@ -202,7 +240,7 @@ def attention(
         else g.weight(f"causal_{t}", (1, 1, t, t), np.triu(np.full((t, t), MASK), 1))
     )
     p = mil.softmax(mil.matmul(q * e**-0.5, k, transpose_x=True) + mask, -1)
-    y = mil.matmul(v, p, transpose_y=True).reshape(1, d, 1, t)
+    y = mil.matmul(v, p, transpose_y=True).reshape(1, heads * e, 1, t)
     return linear(y, d, f"{name}.wo", bake=bake)
 
 

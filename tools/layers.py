@@ -91,7 +91,10 @@ PYTHON: dict[str, set[str]] = {
     "loggers": {"errors"},
     "metrics": {"checkpoint", "loggers", "errors"},
     "trace": {"checkpoint", "errors"},
-    "models": {"mil", "nn", "kernel", "scheduler", "cpu", "optim", "engine", "errors"},
+    "models": {
+        *("mil", "nn", "kernel", "scheduler", "cpu", "optim", "engine", "errors"),
+        *("autodiff", "graphmodel", "partition"),
+    },
     "llama2c": {"models", "errors"},
     "decode": {"models", "errors"},
     "scaling": {"models", "cpu", "errors"},

@@ -54,6 +54,7 @@ from ane_native.models.llama_kernels import (
 __all__ = [
     "PRESETS",
     "GradJob",
+    "LlamaChains",
     "LlamaConfig",
     "LlamaProgram",
     "PortRef",
@@ -97,8 +98,40 @@ class GradJob:
     cols: int
 
 
-class LlamaProgram:
-    """The kernels of one model and how a training loop drives them.
+class LlamaChains:
+    """What a training loop drives, whoever cut the model into kernels.
+
+    Attributes:
+        config: sizes.
+        scaled: every matrix is baked times a power of two.
+        wires: input port -> port whose surface it uses.
+        forward: kernel names of the forward chain, in order.
+        backward: kernel names of the backward chain, in order.
+        x: write before forward: embedded tokens, [1, D, 1, T].
+        logits: read after forward, [1, V, 1, T].
+        dlogits: write before backward, [1, V, 1, T]; in the memory of the logits.
+        dx: read after backward: gradient of the embedded tokens, [1, D, 1, T].
+        grad_jobs: the weight gradients; their ports may be read until the next forward.
+    """
+
+    config: LlamaConfig
+    scaled: bool
+    wires: dict[str, str]
+    forward: list[str]
+    backward: list[str]
+    x: PortRef
+    logits: PortRef
+    dlogits: PortRef
+    dx: PortRef
+    grad_jobs: list[GradJob]
+
+    def kernel_set(self) -> KernelSet:
+        """The kernels and wires as the trainer takes them."""
+        raise NotImplementedError
+
+
+class LlamaProgram(LlamaChains):
+    """The kernels of one model, cut by hand, and how a training loop drives them.
 
     Args:
         config: sizes.
@@ -129,16 +162,8 @@ class LlamaProgram:
                 trainer.micro_step()
 
     Attributes:
-        config, scaled: as given.
         mil: kernel name -> its text and ports; 4 * layers + 2 of them.
-        wires: input port -> output port whose surface it uses.
-        forward: kernel names of the forward chain, in order.
-        backward: kernel names of the backward chain, in order.
-        x: write before forward: embedded tokens, [1, D, 1, T].
-        logits: read after forward, [1, V, 1, T].
-        dlogits: write before backward, [1, V, 1, T]; in the memory of the logits.
-        dx: read after backward: gradient of the embedded tokens, [1, D, 1, T].
-        grad_jobs: the weight gradients; their ports may be read until the next forward.
+        The others: see :class:`LlamaChains`.
     """
 
     def __init__(

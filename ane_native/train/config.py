@@ -72,6 +72,9 @@ class TrainConfig:
             the update they will first be used at, ``w + s (w - w_previous)``, s the delay
             (docs/STALENESS.md). Checkpoints and results are the masters all the same.
         overlap_gradients: queue weight gradients while the backward chain runs.
+        cut: ``"layers"``: four kernels a layer, cut by hand; ``"auto"``: the model as a graph, cut by
+            the cost model with the limits of this engine (docs/PARTITION.md). The weights differ by
+            roundings.
     """
 
     model: str = "demo"
@@ -111,6 +114,7 @@ class TrainConfig:
     extrapolate: bool = True
     overlap_gradients: bool = True
     scaling: str = "off"
+    cut: str = "layers"
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or self.model not in PRESETS:
@@ -166,6 +170,10 @@ class TrainConfig:
             raise ConfigError(f"update: expected background or foreground, got {self.update!r}")
         if self.scaling not in ("auto", "off"):
             raise ConfigError(f"scaling: expected auto or off, got {self.scaling!r}")
+        if self.cut not in ("layers", "auto"):
+            raise ConfigError(f"cut: expected layers or auto, got {self.cut!r}")
+        if self.cut == "auto" and self.scaling == "auto":
+            raise ConfigError("scaling: auto needs kernels cut by layers, got cut auto")
         if self.budget_end not in ("restart", "stop"):
             raise ConfigError(f"budget_end: expected restart or stop, got {self.budget_end!r}")
         if self.strategy not in (None, "auto"):

@@ -11,16 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from ane_native import generate, restart, soft
+from ane_native import device, generate, restart, soft
 from ane_native.checkpoint import Checkpoint
 from ane_native.data import Corpus
 from ane_native.engine import Engine
 from ane_native.errors import ConfigError
 from ane_native.llama2c import read_llama2c
-from ane_native.models.llama import LlamaConfig, init_params
+from ane_native.models.llama import LlamaChains, LlamaConfig, LlamaProgram, init_params
+from ane_native.models.llama_graph import PartitionedLlama
 from ane_native.train.config import TrainConfig
 
-__all__ = ["budget_text", "check_resume", "first_weights", "open_engine", "staleness_text"]
+__all__ = [
+    "budget_text",
+    "check_resume",
+    "first_weights",
+    "kernels_of",
+    "open_engine",
+    "staleness_text",
+]
 
 
 def open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
@@ -43,6 +51,18 @@ def open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
         os.environ["ANE_NATIVE_COMPILE_LIMIT"] = str(config.compile_limit)
         Engine.refresh_limit()
     return engine
+
+
+def kernels_of(config: TrainConfig, model: LlamaConfig, engine: Engine) -> LlamaChains:
+    """The kernels of a model, cut as the settings say.
+
+    Raises:
+        PartitionError, LimitError: ``cut="auto"`` with a model that this engine does not take.
+    """
+    if config.cut == "auto":
+        limits, cost = device.here(engine)
+        return PartitionedLlama(model, limits=limits, cost=cost)
+    return LlamaProgram(model, scaled=config.scaling == "auto")
 
 
 def budget_text(config: TrainConfig, engine: Engine) -> str:

@@ -32,7 +32,7 @@ from ane_native.train import state
 from ane_native.train.adapt import Settings, fit_to
 from ane_native.train.boundary import TRIES, Boundary, Ended
 from ane_native.train.interrupts import Interrupts
-from ane_native.train.prepare import first_weights
+from ane_native.train.prepare import first_weights, kernels_of
 from ane_native.train.state import EngineState
 from ane_native.workers import WorkerPool
 
@@ -99,8 +99,12 @@ class Run:
         config = self.config
         self.model, self.corpus, self.engine = model, corpus, engine
         self.folder, self.progress, self.stop, self.pool = folder, progress, stop, pool
-        self.program = LlamaProgram(model, scaled=config.scaling == "auto")
-        self.scales = Scales(self.program) if self.program.scaled else None
+        self.program = kernels_of(config, model, engine)
+        if config.cut == "auto":
+            forward, backward = len(self.program.forward), len(self.program.backward)
+            progress.say(f"kernels  {forward} forward, {backward} backward, as the cost model cuts")
+        by_hand = self.program if isinstance(self.program, LlamaProgram) else None
+        self.scales = Scales(by_hand) if by_hand is not None and by_hand.scaled else None
         lookup = corpus.lookup
         self.sampler = WindowSampler(corpus.train, model.seq, config.seed + 1, lookup)
         self.valid = fixed_windows(corpus.valid, model.seq, config.valid_windows, lookup)
