@@ -479,6 +479,35 @@ class DoubleBufferedTrainer:
             raise told
         return stats
 
+    def resubmit(self, weights: Mapping[str, ArrayLike]) -> int:
+        """Build these weights again after their set failed, without ending the batch.
+
+        They are a version of their own, the newest. The next :meth:`step` or :meth:`step_update`
+        installs their set first, waiting for it where the bound asks for that: with
+        ``staleness=1`` always. So a run in which a set failed once goes on as if none had. Without
+        it the next step builds its own weights, and the bound alone is kept.
+
+        Args:
+            weights: name -> array, as of :meth:`step`; copied.
+
+        Returns:
+            Their version.
+
+        Raises:
+            StateError: another set is compiling, within the bound. CompileError and others: of a
+                pending set, see :meth:`step`; the weights were not taken.
+        """
+        with self._alone():
+            checked = self._versions.checked(weights)
+            self._updates.collect()
+            if not self._calls.boundary():
+                raise StateError("a set is compiling: none has failed that could be built again")
+            version = int(self._release_versions().newest) + 1
+            snapshot, ns = self._versions.snapshot(checked, False)
+            self._submit(snapshot, version, ns)
+            self._updates.given(version)
+            return version
+
     def settle(self) -> None:
         """Wait until the update under way has ended (not its compile) and take note of it.
 

@@ -3,15 +3,17 @@
 
 Where AdamW runs (``update=``, and overlap.py) changes what is handed over, gradients or masters; what
 happens to a set that fails is the same. It is built again, up to :data:`TRIES` times, while the active
-generation stays in use. Whatever error leaves here, the masters are whole: the gradients of the
-batch are in them, so a checkpoint loses nothing.
+generation stays in use. With ``staleness=1`` that is the very set that was due, so the batches after
+it run on what they would have run on; otherwise one of the newest masters. Whatever error leaves
+here, the masters are whole: the gradients of the batch are in them, so a checkpoint loses nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ane_native.errors import BudgetExhausted, CanaryError, EngineError
 from ane_native.optim import AdamW, UpdateInfo
@@ -43,6 +45,21 @@ class Ended:
     adam_ms: float
     scale: float
     spent: BudgetExhausted | None = None
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A set that must be installed before the next batch, and is to be built for that.
+
+    Attributes:
+        weights: without powers of two.
+        exponents: chosen for it; None: those chosen last, or none at all.
+        newer: whether there are masters that are one update newer.
+    """
+
+    weights: Mapping[str, Any]
+    exponents: Mapping[str, int] | None
+    newer: bool
 
 
 class Boundary:
@@ -88,6 +105,7 @@ class Boundary:
         if overlap and trainer.staleness == 0 and not self.behind and not optimizer.clip:
             self._overlap = Overlap(trainer, optimizer, micro_steps, trace)
         self._begun = False  # whether the overlap has begun the update of this batch
+        self._lost: tuple[EngineState, Mapping[str, Any] | None] | None = None
 
     def last_micro_step(self, lr: float, loss_scale: float) -> Final | None:
         """What the last micro-step of a batch is to be given as ``final``; :meth:`end` or
@@ -131,7 +149,7 @@ class Boundary:
             adam_end = time.monotonic_ns()
         if again and self._scales is not None:
             self._scales.skips = self.optimizer.loss_scale.skipped  # this one is answered
-        ended = self._hand_over(update, info, made=again)
+        ended = self._hand_over(update, info, newest=again)
         if self.behind:
             scale, adam_end = ended.scale, time.monotonic_ns()
         # The loss scale lags like the weights: the update may be in the background.
@@ -146,9 +164,32 @@ class Boundary:
         Raises:
             EngineError: see :meth:`end`. BudgetExhausted: no compile is left.
         """
-        spent = self._hand_over(update, None, made=True).spent
+        spent = self._hand_over(update, newest=True).spent
         if spent is not None:
             raise spent
+
+    def restore(self, update: int) -> None:
+        """New sets after the engine has lost its programs, in the middle of a batch: of the newest
+        masters, and with ``staleness=1`` first of the weights that the batch ran on.
+
+        Raises:
+            EngineError, BudgetExhausted: see :meth:`submit`. What is saved then goes on with the
+                weights that the batch ran on.
+        """
+        self.settle()
+        at = self.engine_state(False)
+        if at.active is not None:  # the trainer's arrays
+            at = replace(at, active={n: at.active[n].copy() for n in self.optimizer.params})
+        self._lost = at, self.scales_state(at, False)
+        due = None
+        if self.trainer.staleness == 1:
+            exponents = None if self._scales is None else self._scales.of(self.trainer.generation)
+            weights = self.optimizer.baked if at.active is None else at.active
+            due = _Due(weights, exponents, newer=at.lags)
+        spent = self._hand_over(update, newest=due is None or at.lags, due=due).spent
+        if spent is not None:
+            raise spent
+        self._lost = None
 
     def settle(self) -> None:
         """Wait until masters and moments are whole."""
@@ -162,6 +203,8 @@ class Boundary:
         Args:
             failed: the last boundary raised, so the scheduler is behind where it should be.
         """
+        if failed and self._lost is not None:
+            return self._lost[0]
         adam = self.optimizer
         baked = adam.baked if adam.predicted else None
         if failed and self.trainer.staleness == 0:
@@ -173,6 +216,22 @@ class Boundary:
         if self.trainer.generation == adam.version:
             return EngineState(baked, None, lags=False)
         return EngineState(self.trainer.active_weights, baked, lags=True)
+
+    def scales_state(self, engine: EngineState, failed: bool) -> Mapping[str, Any] | None:
+        """State of the powers of two for a checkpoint; None: there are none.
+
+        Args:
+            engine, failed: result and argument of :meth:`engine_state`.
+        """
+        if failed and self._lost is not None:
+            return self._lost[1]
+        if self._scales is None:
+            return None
+        newest = active = self.optimizer.version
+        if engine.lags:
+            due = failed and self.trainer.staleness == 1  # the swap has not happened
+            active = newest - 1 if due else self.trainer.generation
+        return self._scales.state_dict(newest, active)
 
     # ------------------------------ inside ------------------------------
 
@@ -192,24 +251,34 @@ class Boundary:
         self._trace.span("AdamW", 1, begin, time.monotonic_ns())
         return info
 
-    def _hand_over(self, update: int, info: UpdateInfo | None, made: bool = False) -> Ended:
+    def _hand_over(
+        self,
+        update: int,
+        info: UpdateInfo | None = None,
+        *,
+        newest: bool = False,
+        due: _Due | None = None,
+    ) -> Ended:
         """Gradients or masters, until they are taken.
 
         Args:
             update: for messages.
             info: of AdamW, where it ran already.
-            made: the newest masters are to be handed over, though AdamW may have left them.
+            newest: masters are handed over, also where AdamW has left them as they were.
+            due: to be built before that.
         """
-        again, made = made, made or info is not None
+        made = newest or info is not None or due is not None
         scale = self.optimizer.loss_scale.scale
         failed = 0
         while True:
-            newest = self.trainer.newest
+            version = self.trainer.newest
             try:
                 with self._trace.main("boundary"):
+                    if due is not None:
+                        self._resubmit(due)
+                        version = self.trainer.newest
                     if made:
-                        skipped = info is not None and not info.applied and not again
-                        stats = self._masters(skipped)
+                        stats = self._masters(newest or (info is not None and info.applied))
                         return Ended(stats, info, 0.0, scale)
                     stats = self._gradients()
                 self._note()
@@ -218,32 +287,68 @@ class Boundary:
                     info = self.trainer.update_info
                 return Ended(stats, info, 0.0, scale)
             except (EngineError, BudgetExhausted) as error:
-                if not made:  # from here on with masters
+                failed += isinstance(error, EngineError)
+                taken = not made and self.trainer.newest > version
+                exact = self.trainer.staleness == 1 and not taken
+                if not made and not (exact and 0 < failed < TRIES):  # from here on with masters
                     self._note()
                     scale = self.optimizer.loss_scale.scale
-                    info = self._whole(taken=self.trainer.newest > newest)
+                    info = self._whole(taken)
                     made = True
                 if isinstance(error, BudgetExhausted):
                     return Ended(None, info, 0.0, scale, error)
-                failed += 1
                 self._say(f"update {update}: a generation failed: {error}")
-                if self._scales is not None and isinstance(error, CanaryError):
+                careful = isinstance(error, CanaryError)
+                if self._scales is not None and careful:
                     self._scales.be_careful()  # its powers of two may be at fault
                     self._scales.choose(self.optimizer.params, update)
                 if failed == TRIES:
                     raise
+                if exact:
+                    due = due or self._due(info)
+                    due = replace(due, exponents=None) if careful else due
+                else:
+                    newest = True  # also where AdamW left them: the bound may be broken
 
-    def _masters(self, skipped: bool) -> BatchStats:
-        """Hand the newest over; `skipped`: there are no new ones."""
-        weights = None if skipped else self.optimizer.baked
+    def _due(self, info: UpdateInfo | None) -> _Due:
+        """Of the set that failed, the newest that was handed over.
+
+        Args:
+            info: of AdamW, where it ran since then.
+        """
+        exponents = None if self._scales is None else self._scales.of(self.trainer.newest)
+        newer = info is not None and info.applied
+        adam = self.optimizer
+        return _Due(adam.baked_before if newer else adam.baked, exponents, newer)
+
+    def _resubmit(self, due: _Due) -> None:
+        """Have it built; the next step waits for it."""
+        weights = due.weights
+        if self._scales is not None:
+            exponents = self._scales.chosen if due.exponents is None else due.exponents
+            weights = {**weights, **self._scales.tensors_of(exponents)}
+        version = self.trainer.resubmit(weights)
+        if self._scales is not None:
+            self._scales.handed(version, due.exponents)
+        self.optimizer.handed_over(version + due.newer, False)
+
+    def _masters(self, new: bool) -> BatchStats:
+        """Hand the newest over; not `new`: there are none."""
+        weights = self.optimizer.baked if new else None
         if weights is not None and self._scales is not None:
             weights = {**weights, **self._scales.tensors()}
-        stats = self.trainer.step(weights, handover=True)
-        if not skipped:
-            self.optimizer.handed_over(stats.newest, stats.submitted)
-            if self._scales is not None:
-                self._scales.handed(stats.newest)
-        return stats
+        before = self.trainer.newest
+        submitted = True
+        try:
+            stats = self.trainer.step(weights, handover=True)
+            submitted = stats.submitted
+            return stats
+        finally:  # an interrupted wait, or a set that failed at once, leaves them taken
+            newest = self.trainer.newest
+            if new and newest > before:
+                self.optimizer.handed_over(newest, submitted)
+                if self._scales is not None:
+                    self._scales.handed(newest)
 
     def _rescale(self, update: int, in_range: bool) -> bool:
         """Choose the powers of two of the next bake; whether one is due in any case.

@@ -6,10 +6,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,7 @@ __all__ = ["GoesOn", "Run", "TrainResult"]
 MOST_SKIPS = 20  # updates skipped in a row before the run counts as diverged
 TRACE_RING = 65536  # events the core keeps between two reads
 NEWEST = EngineState(None, None, lags=False)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -311,13 +312,7 @@ class Run:
         """Save the state after `self.done` updates; `windows`: the sampler's state there."""
         self.boundary.settle()
         engine = self.boundary.engine_state(failed)
-        scales = None
-        if self.scales is not None:
-            newest = active = self.optimizer.version
-            if engine.lags:
-                due = failed and self.trainer.staleness == 1  # the swap has not happened
-                active = newest - 1 if due else self.trainer.generation
-            scales = self.scales.state_dict(newest, active)
+        scales = self.boundary.scales_state(engine, failed)
         at = state.Position(self.done, windows, self.batch_scale, engine, scales, self.accumulate)
         with self.trace.main("save"):
             self.saved = state.save(self.folder, at, self.optimizer, self.model, self.corpus)
@@ -419,7 +414,7 @@ class Run:
 
     def _rebuild(self, windows: dict[str, Any], tried: int, lost: ProgramLostError) -> None:
         """The engine lost the programs in use, as when its daemon restarts: others are made of the
-        newest masters, and what was under way begins again at `windows`. Sets from before it
+        same weights, and what was under way begins again at `windows`. Sets from before it
         happened may still be installed on the way, one for each step of staleness."""
         if tried == TRIES + (self.config.staleness or 0):
             self._give_up()
@@ -431,32 +426,36 @@ class Run:
         self.optimizer.zero_grads()
         self.sampler.load_state_dict(windows)
         try:
-            self._submit_newest()
+            self.boundary.restore(self.done)
         except BudgetExhausted as spent:
+            if self.in_epilogue:  # which says so; what is saved is whole
+                raise
             self._restart(spent)
+        except EngineError:
+            self._give_up()
+            raise
+
+    def _anew_if_lost(self, work: Callable[[], T]) -> T:
+        """What `work` returns; it begins again where the engine lost its programs amid it."""
+        windows = self.sampler.state_dict()
+        for tried in itertools.count():
+            try:
+                return work()
+            except ProgramLostError as lost:
+                self._rebuild(windows, tried, lost)
+        raise AssertionError
 
     def _validate(self) -> float:
         """Loss on the validation windows, between two batches."""
-        for tried in itertools.count():
-            try:
-                with self.trace.main("validation"):
-                    return self.step.evaluate(self.valid)
-            except ProgramLostError as lost:
-                self._rebuild(self.sampler.state_dict(), tried, lost)
-        raise AssertionError
+        with self.trace.main("validation"):
+            return self._anew_if_lost(lambda: self.step.evaluate(self.valid))
 
     def _update(self) -> dict[str, Any] | None:
         """One batch and its boundary; the record of it. None when Ctrl-C came."""
         begin = time.monotonic_ns()
         self.step.gradients = self.optimizer.gradients
         lr = self.schedule(self.done)
-        windows, loss = self.sampler.state_dict(), None
-        for tried in itertools.count():
-            try:
-                loss = self._batch(lr)
-                break
-            except ProgramLostError as lost:
-                self._rebuild(windows, tried, lost)
+        loss = self._anew_if_lost(lambda: self._batch(lr))
         ran = {} if self.scales is None else self.scales.summary(self.trainer.generation)
         if loss is None:
             self.optimizer.zero_grads()
@@ -474,6 +473,8 @@ class Run:
         self.spent = ended.spent
         if ended.info is not None:
             self._look_at(ended.info)
+        else:
+            self.held_until = self.optimizer.tried + 1
         if ended.stats is not None:
             self.trace.counter("staleness", ended.stats.staleness)
         return {**self._record(loss, ended, begin), **ran}
@@ -515,7 +516,8 @@ class Run:
     def _keep(self, record: dict[str, Any]) -> None:
         """Write a record, or hold it until its update has ended in the background."""
         if "applied" not in record:
-            self.held, self.held_until = record, self.optimizer.tried + 1
+            self.held = record
+            self._emit()  # it may have ended: what lost its programs in between was waited for
             return
         self.metrics.add(record)
         self.progress.update(record)
@@ -578,9 +580,9 @@ class Run:
             self.progress.say(f"left out: {error}")
             return
         try:
-            self.final_valid = self.step.evaluate(self.valid)
+            self.final_valid = self._validate()
             if config.sample_tokens:
-                self.sample = self._sample(config.sample_tokens)
+                self.sample = self._anew_if_lost(lambda: self._sample(config.sample_tokens))
             if config.sync_updates:
                 self.progress.say(f"{config.sync_updates} updates with staleness=0, to compare")
             for _ in range(config.sync_updates):
@@ -592,6 +594,8 @@ class Run:
                 if record is None:
                     break
                 self.sync_records.append(record)
+        except BudgetExhausted as error:  # after the engine had lost its programs
+            self.progress.say(f"left out: {error}")
         finally:
             self.trainer.close()
 
