@@ -19,6 +19,10 @@
  * Files are unlinked under their lock; who then gets a lock on a file without a name
  * looks again.
  *
+ * A lock belongs to all copies of its descriptor, those of a forked child too, which may live longer
+ * than its parent and cannot use the engine. So a child closes its copies at once, and locks are
+ * ended by name, not by closing alone.
+ *
  * In a base that belongs to this process (and its workers) alone nobody else is to be
  * told: holds are counted in memory, and there is nothing to lock. Plain C; knows no engine. */
 #ifndef _GNU_SOURCE
@@ -47,6 +51,7 @@ enum {
     NAME = 48,            /* of an owner */
     LOCK_MS = 10000,      /* somebody was stopped while it held a short lock */
     REAP_MS = 500,        /* then a reaper goes on to the next */
+    MOST_LOCKED = 256,    /* descriptors with a short lock at the same time */
     PATH_CAP = 4096
 };
 
@@ -78,6 +83,59 @@ static Owner *g_owners;
 static char g_own[PATH_CAP]; /* our own base, "": none */
 static Hold *g_holds;
 static uint64_t g_number;
+static int g_locked[MOST_LOCKED]; /* descriptors + 1 of .lease and .work files, open now */
+
+/* ============================== Fork ====================================== */
+
+static void before_fork(void) { pthread_mutex_lock(&g_lock); }
+
+static void after_fork(void) { pthread_mutex_unlock(&g_lock); }
+
+static void in_child(void) {
+    for (Owner *o = g_owners; o; o = o->next) {
+        if (o->fd >= 0)
+            close(o->fd);
+        o->fd = -1;
+    }
+    for (int i = 0; i < MOST_LOCKED; i++) {
+        if (g_locked[i])
+            close(g_locked[i] - 1);
+        g_locked[i] = 0;
+    }
+    pthread_mutex_unlock(&g_lock);
+}
+
+static void watch_forks(void) { pthread_atfork(before_fork, after_fork, in_child); }
+
+/* Open a file that will be locked; a child closes its copy. -1 and errno. */
+static int open_noted(const char *path, int flags) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&g_lock);
+    int at = 0;
+    while (at < MOST_LOCKED && g_locked[at])
+        at++;
+    int fd = -1;
+    errno = EMFILE;
+    if (at < MOST_LOCKED && (fd = open(path, flags, 0600)) >= 0)
+        g_locked[at] = fd + 1;
+    int why = errno;
+    pthread_mutex_unlock(&g_lock);
+    errno = why;
+    return fd;
+}
+
+void ane_lease_unlock(int fd) {
+    if (fd < 0)
+        return;
+    flock(fd, LOCK_UN);
+    pthread_mutex_lock(&g_lock);
+    for (int i = 0; i < MOST_LOCKED; i++)
+        if (g_locked[i] == fd + 1)
+            g_locked[i] = 0;
+    close(fd);
+    pthread_mutex_unlock(&g_lock);
+}
 
 /* ============================== Names ===================================== */
 
@@ -222,7 +280,7 @@ static int open_locked(const char *directory, const char *suffix, bool make, int
     for (int tries = 0; tries < 1000; tries++) {
         if (!folder_of(base, make, folder) || !join(path, folder, identity, suffix))
             return -1;
-        int fd = open(path, O_RDWR | (make ? O_CREAT : 0) | O_CLOEXEC | O_NOFOLLOW, 0600);
+        int fd = open_noted(path, O_RDWR | (make ? O_CREAT : 0) | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0 && errno == ENOENT && make)
             continue; /* the folder went: its last user ended */
         if (fd < 0)
@@ -231,18 +289,13 @@ static int open_locked(const char *directory, const char *suffix, bool make, int
         int why = errno;
         if (locked && fstat(fd, &st) == 0 && st.st_nlink > 0)
             return fd;
-        close(fd);
+        ane_lease_unlock(fd);
         errno = why;
         if (!locked)
             return -1;
     }
     errno = EIO;
     return -1;
-}
-
-void ane_lease_unlock(int fd) {
-    if (fd >= 0)
-        close(fd);
 }
 
 /* ============================== Owners ==================================== */
@@ -394,7 +447,7 @@ static void vanish(int fd, const char *folder, const char *directory) {
         unlink(path);
     if (join(path, folder, identity, ".lease"))
         unlink(path);
-    close(fd);
+    ane_lease_unlock(fd);
 }
 
 int ane_lease_lock(const char *directory, int *others) {
@@ -408,7 +461,7 @@ int ane_lease_lock(const char *directory, int *others) {
     if (fd < 0)
         return -1;
     if (!split(directory, base, &identity) || !folder_of(base, false, folder)) {
-        close(fd);
+        ane_lease_unlock(fd);
         return -1;
     }
     int living = look(fd, folder, NULL, &mine, &blank);
@@ -455,7 +508,7 @@ int ane_lease_take(const char *directory, AneLease **out, AneError *err) {
             ane_lease_restore(directory); /* one was killed amid an unload */
         errno = EMFILE;
         if (blank < (off_t)MOST_RECORDS * RECORD && pwrite(fd, record, RECORD, blank) == RECORD) {
-            close(fd);
+            ane_lease_unlock(fd);
             *out = l;
             return ANE_OK;
         }
@@ -489,7 +542,7 @@ static void give_back(const AneLease *l) {
     if (living == 0)
         vanish(fd, folder, l->directory);
     else
-        close(fd);
+        ane_lease_unlock(fd);
 }
 
 void ane_lease_release(AneLease *l) {
@@ -528,7 +581,8 @@ int ane_lease_work(const char *directory, int32_t ms, bool (*stop)(void *), void
         join(path, folder, identity, ".work")) {
         int other = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         ssize_t n = other >= 0 ? read(other, who, sizeof who - 1) : 0;
-        ane_lease_unlock(other);
+        if (other >= 0)
+            close(other);
         who[n > 0 ? n : 0] = 0;
         who[strcspn(who, " \n")] = 0;
         return ane_error_set(err, ANE_E_IO, "process %s has been at work in staging directory %s for more than %d ms",
@@ -588,7 +642,7 @@ void ane_lease_sweep(const char *directory) {
     if (split(directory, base, &identity) && folder_of(base, false, folder) && look(fd, folder, NULL, &mine, &blank) == 0)
         vanish(fd, folder, directory);
     else
-        close(fd);
+        ane_lease_unlock(fd);
 }
 
 void ane_lease_reap(const char *base) {

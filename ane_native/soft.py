@@ -72,6 +72,18 @@ _base: tuple[str, int, int] | None = None
 _ALIVE = ".alive"
 
 
+def _in_forked_child() -> None:
+    """Its parent's base is not its own: it must not keep it alive."""
+    global _base
+    if _base is not None and _base[2] >= 0:
+        os.close(_base[2])
+        _base = (*_base[:2], -1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
+
+
 def _is_left(path: Path) -> bool:
     """Whether nobody living owns a base.
 
@@ -143,6 +155,20 @@ def staging_base() -> str | None:
     return _base[0] if get("staging") == _base[0] else None
 
 
+def _leave_base_of_parent(library: ctypes.CDLL) -> None:
+    """In a forked child whose parent had not opened the engine yet: stage elsewhere, because the
+    parent removes its base when it ends."""
+    global _base
+    assert _base is not None
+    text = ctypes.create_string_buffer(4096)
+    library.softane_get(b"staging", text, len(text))
+    inherited = text.value == os.fsencode(_base[0])
+    _base = None
+    if inherited:
+        place = _staging_directory() if _shared_memory_has_room() else None
+        library.softane_set(b"staging", None if place is None else os.fsencode(place))
+
+
 def prepare(path: Path | str | None = None) -> ctypes.CDLL:
     """Load softane's library (once); say where BLAS is and where staging goes.
 
@@ -166,6 +192,8 @@ def prepare(path: Path | str | None = None) -> ctypes.CDLL:
         _library = library
         if "SOFTANE_STAGING" not in os.environ and _shared_memory_has_room():
             set("staging", _staging_directory())
+    elif _base is not None and _base[1] != os.getpid():
+        _leave_base_of_parent(_library)
     return _library
 
 

@@ -133,7 +133,7 @@ static bool place_of(const char *identity, Place *p) {
 
 /* ============================== Locks ===================================== */
 
-/* Exclusive between processes and threads. -1 on failure; close() ends it. */
+/* Exclusive between processes and threads. -1 on failure; unlock() ends it. */
 static int lock_file(const Place *p, const char *path) {
     char folder[PATH_CAP];
     snprintf(folder, sizeof folder, "%s/locks", p->root);
@@ -144,6 +144,12 @@ static int lock_file(const Place *p, const char *path) {
             return -1;
         }
     return fd;
+}
+
+/* By name: a child forked meanwhile has a copy of the descriptor, and would keep the lock. */
+static void unlock(int fd) {
+    flock(fd, LOCK_UN);
+    close(fd);
 }
 
 static int lock_entry(const Place *p) { return lock_file(p, p->lock); }
@@ -243,7 +249,7 @@ static void evict(const Place *fresh) {
         sa_device()->shared_evicted++;
     }
     free(c.found);
-    close(lock);
+    unlock(lock);
 }
 
 /* ============================== Put ======================================= */
@@ -280,7 +286,7 @@ void sa_shared_put(const SaEntry *e, const char *text, size_t bytes, const SaPro
     int lock = good ? lock_entry(&p) : -1;
     good = lock >= 0 && rename(beside, p.path) == 0;
     if (lock >= 0)
-        close(lock);
+        unlock(lock);
     if (!good) {
         sa_log(SA_LOG_ERROR, "shared store: '%.200s' cannot be written, errno %d", p.path, errno);
         if (fd >= 0)
@@ -301,7 +307,7 @@ static void drop_damaged(const Place *p, const struct stat *seen, const char *wh
     if (lock >= 0 && same)
         unlink(p->path);
     if (lock >= 0)
-        close(lock);
+        unlock(lock);
     sa_device()->shared_damaged++;
     sa_log(SA_LOG_ERROR, "shared store: '%.200s' is damaged and was removed: %s", p->path, why);
 }
@@ -353,5 +359,5 @@ void sa_shared_purge(const char *identity) {
     int lock = lock_entry(&p);
     unlink(p.path);
     if (lock >= 0)
-        close(lock);
+        unlock(lock);
 }

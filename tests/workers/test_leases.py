@@ -77,7 +77,13 @@ class Trainer:
 
     def end(self) -> int:
         """Updates it made; it must end well."""
-        out, err = self.process.communicate("\n", timeout=120)
+        assert self.process.stdout is not None
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        out = self.process.stdout.read()  # what readline() has read already is among it
+        _, err = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, err
         assert "deleted while" not in err
         return int(out.split()[-1])
