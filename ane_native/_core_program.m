@@ -477,8 +477,9 @@ static int load_locked(AneProgram *p, uint32_t qos, bool reserved, AneCost *cost
         e = nil;
         ok = say_load(p, qos, cost, &e);
     }
-    if (!ok) {
-        status = ane_refused(err, e ? ANE_E_ENGINE : ANE_E_SILENT, "load", e, p->identity, qos, begin);
+    if (!ok) { /* compiled a moment ago, and not there any more: the engine's daemon restarted in between */
+        bool lost = e && ![p->model compiledModelExists];
+        status = ane_refused(err, lost ? ANE_E_LOST : e ? ANE_E_ENGINE : ANE_E_SILENT, "load", e, p->identity, qos, begin);
         p->state = PROG_GONE;
         return status;
     }

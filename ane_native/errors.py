@@ -74,8 +74,8 @@ class CancelledError(EngineError):
 
 
 class ProgramLostError(EngineError):
-    """The engine no longer has the program (code 23), neither loaded nor in its cache: its daemon
-    restarted.
+    """The engine no longer has the program (code 23 of an evaluation), neither loaded nor in its cache:
+    its daemon restarted. Also of a load, when the program had just been compiled and is gone.
 
     Programs that its cache still has are loaded again without a word (counted in
     ``stats.programs_reloaded``). Weights are not lost: a trainer's next :meth:`step` builds a whole new

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any, final
 
 from . import _native, restart
 from .engine import Engine
-from .errors import AneError, BusyError, ClosedError, EngineError, StateError, UpdateError
+from .errors import (
+    AneError,
+    BusyError,
+    ClosedError,
+    EngineError,
+    ProgramLostError,
+    StateError,
+    UpdateError,
+)
 from .kernel import BACKGROUND_QOS, FOREGROUND_QOS, CKernels, KernelSet, Port, Surface
 from .packing import LIMITS, Limits, PackingChoice, pack
 from .sched_calls import Calls
@@ -42,6 +50,7 @@ __all__ = ["BatchStats", "DoubleBufferedTrainer", "TraceEvent"]
 
 log = logging.getLogger("ane_native")
 
+_FIRST_TRIES = 3  # of the first generation, where the engine loses its programs meanwhile
 _EXIT_SECONDS = 5.0  # how long the interpreter's exit waits for a background compile
 
 
@@ -86,8 +95,13 @@ class DoubleBufferedTrainer:
         handover: the caller will not write the arrays of ``weights`` again until
             :attr:`oldest_needed` is above 0; they are not copied then.
 
+    Attributes:
+        first_retries: how often the first generation was begun again because the engine lost its
+            programs meanwhile (its daemon restarted); a warning is logged each time.
+
     Raises:
-        CompileError, CanaryError, …: the first generation could not be built.
+        CompileError, CanaryError, …: the first generation could not be built. ProgramLostError: nor
+            in three tries.
         BudgetExhausted: this process cannot compile one whole set.
         ValueError, TypeError: weights or kernels that do not fit.
 
@@ -128,6 +142,7 @@ class DoubleBufferedTrainer:
         self.engine = Engine()
         self._label = self.engine.label
         self.stats: BatchStats | None = None
+        self.first_retries = 0
         self._totals = Totals()
         self._names = [k.name for k in kernels.kernels]
         self._calls = Calls(self._names, self.engine.name)
@@ -185,6 +200,8 @@ class DoubleBufferedTrainer:
         packed = len(self.packing.sources) < len(kernels)
         try:
             self._open(first, options, handover)
+        except ProgramLostError:  # no fault of the packing
+            raise
         except EngineError as error:
             if not packed or not (packing == "auto" or isinstance(packing, int)):
                 raise
@@ -196,7 +213,19 @@ class DoubleBufferedTrainer:
             log.warning("packing given up, every kernel is a program of its own: %s", why)
 
     def _open(self, first: Arrays, settings: dict[str, int], handover: bool) -> None:
-        """Make the core's scheduler for this packing and build the first generation."""
+        """Make the core's scheduler for this packing and build the first generation; again where
+        the engine's daemon restarts amid it."""
+        while True:
+            try:
+                return self._open_once(first, settings, handover)
+            except ProgramLostError as lost:
+                if self.first_retries + 1 >= _FIRST_TRIES:
+                    raise
+                self.first_retries += 1
+                self._close_scheduler(None)
+                log.warning("the engine lost programs of the first generation, once more: %s", lost)
+
+    def _open_once(self, first: Arrays, settings: dict[str, int], handover: bool) -> None:
         self._c = CKernels(self.kernels.kernels, first, self.packing.sources)
         counts = [first[n].size for n in self._c.names]
         self._calls.open(self._c, counts, self.kernels, settings)

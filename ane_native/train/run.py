@@ -349,7 +349,7 @@ class Run:
         now = time.monotonic_ns()
         ready_ms = (now - begin_ns) / 1e6
         first = {"kind": "start", "update": self.done, "valid_loss": valid, "ready_ms": ready_ms}
-        first["accumulate"] = self.accumulate
+        first |= {"accumulate": self.accumulate, "first_retries": self.trainer.first_retries}
         if begun is not None:
             first |= {"restarts": begun.count, "restart_ms": (now - begun.at_ns) / 1e6}
         self.metrics.add({**first, **first_set.as_dict()})

@@ -143,3 +143,36 @@ def test_training_with_a_cache_does_not_notice(cache: None) -> None:
         assert y == (2, 7)
         stats = trainer.step({"g": np.full(4, 4.0), "h": frozen})
         assert stats.programs_reloaded == 1  # of the set that was ready; the other one is shared
+
+
+@pytest.mark.parametrize("packing", [None, 1])
+@pytest.mark.parametrize("after", range(12))
+def test_a_first_generation_that_meets_the_loss_is_begun_again(
+    after: int, packing: int | None
+) -> None:
+    """At any of its compiles, loads and canaries: no reason to give packing up."""
+    before = counts()
+    kernels = ane.KernelSet([new_scale("fwd"), new_scale("more", "h")])
+    first = {"g": np.full(4, 3.0), "h": np.full(4, 5.0)}
+    soft.set("failpoints", f"device.gone={after}*off->1*return->off")
+    with ane.DoubleBufferedTrainer(kernels, first, packing=packing) as trainer:
+        soft.set("failpoints", "")
+        assert trainer.first_retries <= 1
+        assert trainer.packing.fallback is None
+        try:
+            y = trainer.eval("fwd", X).flat[0], trainer.eval("more", X).flat[0]
+            assert y == (3, 5)
+        except ane.ProgramLostError:  # after its canary: as at any later time
+            assert trainer.first_retries == 0
+        assert trainer.step({"g": np.full(4, 4.0), "h": first["h"]}).failures == 0
+    assert counts()["loaded"] == before["loaded"]
+
+
+def test_a_first_generation_is_not_begun_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    before = counts()
+    soft.set("failpoints", "device.gone=1*off->return")
+    with pytest.raises(ane.ProgramLostError):
+        ane.DoubleBufferedTrainer(ane.KernelSet([new_scale("fwd")]), {"g": np.full(4, 3.0)})
+    said = [r for r in caplog.records if "lost programs of the first generation" in r.message]
+    assert len(said) == 2
+    assert counts()["loaded"] == before["loaded"]
