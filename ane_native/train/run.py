@@ -178,7 +178,7 @@ class Run:
             self.progress.start(self.config.updates, self.done)
             interrupted = not self._loop()
             if not interrupted and not at_the_end:
-                self._save(self.sampler.state_dict())
+                self._save(self.sampler.state_dict(), failed=self.spent is not None)
         except KeyboardInterrupt:
             self._close(timeout=2.0)
             raise
@@ -379,6 +379,9 @@ class Run:
                 if self.stop.requested:
                     self._save(self.sampler.state_dict(), failed=True)
                     return False
+                if self.done == self.config.updates and self._refused(self.spent) is not None:
+                    self.progress.say(f"no validation after the last update: {self.spent}")
+                    return True  # nothing is left to go on for
                 self._restart(self.spent)
             last = self.done == self.config.updates
             every = self.config.valid_every
@@ -534,16 +537,19 @@ class Run:
 
     # ------------------------------ leaving ------------------------------
 
+    def _refused(self, spent: BudgetExhausted) -> BudgetExhausted | None:
+        """Why the run does not go on in a new process; None: it does."""
+        if self.config.budget_end == "stop":
+            return spent
+        try:
+            restart.check(self.done)
+        except BudgetExhausted as error:
+            return BudgetExhausted(f"{spent}\n  {error}")
+        return None
+
     def _restart(self, spent: BudgetExhausted) -> None:
         """Save, verify, and leave this process for a new one; raises in any case."""
-        refused: BudgetExhausted | None = None
-        if self.config.budget_end == "stop":
-            refused = spent
-        else:
-            try:
-                restart.check(self.done)
-            except BudgetExhausted as error:
-                refused = BudgetExhausted(f"{spent}\n  {error}")
+        refused = self._refused(spent)
         if refused is not None:
             raise BudgetExhausted(f"{refused}{self._save_and_say(failed=True)}") from spent
         with self.trace.main("restart"):

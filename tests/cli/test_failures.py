@@ -112,3 +112,23 @@ def test_an_engine_that_forgets_leaves_the_bits_of_a_run_that_it_served(
         said = capsys.readouterr().out
         assert "the engine lost its programs" in said or "a generation failed" in said
         same(plain, lost)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_budget_that_ends_with_the_last_update_ends_a_run_that_is_whole(
+    staleness: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is nothing to go on for: no error that advises to resume what cannot be resumed."""
+    seed = next(_seeds)
+    monkeypatch.undo()  # every gradient is finite
+    how = {"staleness": staleness, "seed": seed, "updates": 1 + staleness, "valid_every": 0}
+    used = int(str(ane.Engine().info()["compiles"]))
+    limited = run(tmp_path, "limited", compile_limit=used + PROGRAMS + 5, budget_end="stop", **how)
+    said = capsys.readouterr().out
+    plain = run(tmp_path, "plain", **how)
+    assert digest(plain.checkpoint) == digest(limited.checkpoint)
+    assert "no validation after the last update" in said
+    assert records(limited)[-1]["update"] == limited.updates == 1 + staleness
