@@ -358,10 +358,19 @@ def find_checkpoints(path: str | os.PathLike[str]) -> list[Path]:
         CheckpointError: there is none.
     """
     given = Path(path)
+    if not os.fspath(path):
+        raise CheckpointError("expected the directory of a run or a checkpoint, got ''")
     if given.is_file():
         given = given.parent  # a file of a checkpoint
-    if not given.is_dir():
+        if not (given / MANIFEST).exists() and not _order(given):
+            raise CheckpointError(
+                f"{path}: expected the directory of a run, a checkpoint in it, or a llama2.c .bin "
+                "file, got another file"
+            )
+    if not given.exists():
         raise CheckpointError(f"{path}: no such file or directory")
+    if not given.is_dir():
+        raise CheckpointError(f"{path}: expected the directory of a run or a checkpoint")
     if (given / MANIFEST).exists() or _order(given):
         return [given]
     for folder in (given, given / "checkpoints"):

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ane_native._version import __version__
-from ane_native.errors import AneError, ConfigError
+from ane_native.errors import AneError, ConfigError, DataError
+from ane_native.outputs import check_output, open_output
 
 __all__ = ["main"]
 
@@ -300,14 +301,16 @@ def _train(args: argparse.Namespace) -> int:
         if preset is None:
             model = given.get("model", file.get("model"))
             preset = model if model in RUNS else "demo"
-        if preset not in RUNS:
+        if not isinstance(preset, str) or preset not in RUNS:
             raise ConfigError(f"--preset: expected one of {', '.join(RUNS)}, got {preset!r}")
         where = f"command line and {args.config}" if args.config else "command line"
         config = config_from({**RUNS[preset].as_dict(), **file, **given}, where)
     result = train(
         config,
         out=args.out or "runs",
-        name=args.name or args.preset or (config.model if args.model else "demo"),
+        name=args.name
+        if args.name is not None
+        else args.preset or (config.model if args.model else "demo"),
         resume=args.resume,
         progress=make_progress(False if args.plain else None),
     )
@@ -376,6 +379,11 @@ def _probe(args: argparse.Namespace) -> int:
     from ane_native import probe
     from ane_native.engine import Engine
 
+    for option in ("json", "plot"):
+        if getattr(args, option) is not None:
+            check_output(getattr(args, option), f"--{option}")
+    if args.plot is not None and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--plot: expected a .png, .svg or .pdf file, got {args.plot}")
     if args.list:
         for made in probe.EXPERIMENTS.values():
             print(f"{made.name:<16}{'quick  ' if made.quick else '       '}{made.settles}")
@@ -425,13 +433,23 @@ def _tokenize(args: argparse.Namespace) -> int:
 
     from ane_native.tokenizer import open_tokenizer
 
+    check_output(args.out, "--out")
+    for name in (args.tokenizer, *args.text):
+        if os.path.exists(name) and os.path.exists(args.out) and os.path.samefile(name, args.out):
+            raise ConfigError(f"--out: expected another file than {name}, which is read")
     tokenizer = open_tokenizer(args.tokenizer)
     if tokenizer.vocab > 65536:
         raise ConfigError(f"tokenizer: expected at most 65536 tokens, got {tokenizer.vocab}")
     total = 0
-    with open(args.out, "wb") as stream:
+    with open_output(args.out) as stream:
         for name in args.text:
             text = Path(name).read_text(encoding="utf-8", errors="surrogateescape")
+            if not text:
+                raise DataError(f"{name}: expected text, got 0 bytes")
+            if "\0" in text:
+                raise DataError(
+                    f"{name}: expected text, got a NUL at character {text.index(chr(0)):,}"
+                )
             tokens = np.asarray(tokenizer.encode(text), "<u2")
             stream.write(tokens.tobytes())
             total += len(tokens)
@@ -547,5 +565,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         text = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            text = f"{error.filename}: {error.strerror}"
         print(f"ane-native {args.command}: {text}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR

@@ -14,6 +14,7 @@ from a :class:`numpy.random.Generator` whose state goes into the checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,7 +24,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ Window = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 
 BYTES = 256  # vocabulary of byte corpora
 SEPARATOR = b"\0"  # between files
+START = 8192  # bytes in which a file of text holds none
 VALID_SHARE = 10  # one part in so many is for validation
 MIN_FILES = 20  # below this a directory is split by position, not by file
 MAX_BYTES = 2 << 30  # of a byte corpus, which is held in memory
@@ -134,6 +136,8 @@ def open_corpus(
         if not files:
             raise DataError(f"{root}: expected the standard library's .py files, found none")
         return _byte_corpus("python-stdlib", root, files, seq)
+    if not os.fspath(path):
+        raise DataError("data: expected a file or a directory, got ''")
     path = Path(path)
     mode = _stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -147,6 +151,12 @@ def open_corpus(
     if path.suffix == ".bin":
         return _token_corpus(path, seq, BYTES if vocab is None else vocab)
     _need_bytes(vocab, f"{path} (a text file)")
+    with _opened(path) as stream:
+        at = stream.read(START).find(SEPARATOR)
+    if at >= 0:
+        raise DataError(
+            f"{path}: expected text, got a NUL at byte {at:,} (uint16 tokens: name the file .bin)"
+        )
     return _byte_corpus(path.name, path.parent, [path], seq)
 
 
@@ -166,11 +176,18 @@ def _stat(path: Path) -> os.stat_result:
         raise DataError(f"{path}: {reason}") from error
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            yield stream
     except OSError as error:
         raise DataError(f"{path}: could not be read: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    with _opened(path) as stream:
+        return stream.read()
 
 
 # =============================== Byte corpora ===================================
@@ -200,11 +217,8 @@ def _text_files(root: Path) -> Iterator[Path]:
             file = Path(folder, name)
             if name.startswith(".") or not file.is_file():
                 continue
-            try:
-                with file.open("rb") as stream:
-                    start = stream.read(8192)
-            except OSError as error:
-                raise DataError(f"{file}: could not be read: {error.strerror}") from error
+            with _opened(file) as stream:
+                start = stream.read(START)
             if SEPARATOR not in start:
                 yield file
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ane_native import cpu
 from ane_native.data import Window, fixed_windows, open_corpus
-from ane_native.errors import DataError
+from ane_native.errors import ConfigError, DataError
 from ane_native.generate import engine_forward, load_model
 
 __all__ = ["Evaluation", "evaluate_checkpoint"]
@@ -61,9 +61,9 @@ def evaluate_checkpoint(
             is a DataError.
     """
     if part not in ("valid", "train"):
-        raise DataError(f"part: expected valid or train, got {part!r}")
+        raise ConfigError(f"part: expected valid or train, got {part!r}")
     if windows < 0:
-        raise DataError(f"windows: expected 0 or more, got {windows}")
+        raise ConfigError(f"windows: expected 0 or more, got {windows}")
     config, weights, compaction = load_model(path)
     is_tokens = data is not None and data.endswith(".bin")
     vocab = (config.vocab if compaction is None else compaction.size) if is_tokens else None

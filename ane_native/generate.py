@@ -25,6 +25,7 @@ from ane_native.errors import CheckpointError, ConfigError
 from ane_native.kernel import Kernel, KernelSet
 from ane_native.llama2c import read_llama2c, write_llama2c
 from ane_native.models.llama import LlamaConfig, LlamaProgram, parameter_shapes
+from ane_native.outputs import check_output, open_output
 from ane_native.tokenizer import open_tokenizer
 from ane_native.vocabulary import Compaction
 
@@ -145,8 +146,9 @@ def draw_tokens(
         raise ConfigError(f"temperature: expected 0 or more, got {temperature}")
     if top_k < 0:
         raise ConfigError(f"top_k: expected 0 or more, got {top_k}")
-    if count < 0:
-        raise ConfigError(f"tokens: expected 0 or more, got {count}")
+    for name, value in (("tokens", count), ("seed", seed)):
+        if value < 0:
+            raise ConfigError(f"{name}: expected 0 or more, got {value}")
     text = list(prompt) or [0]
     for i, token in enumerate(text):
         if not 0 <= token < vocab:
@@ -344,11 +346,16 @@ def export_model(path: str, to: str, *, version: int = 0) -> LlamaConfig:
     Raises:
         CheckpointError, ConfigError: what the message says.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     kind = Path(to).suffix
     if kind not in (".bin", ".safetensors"):
-        raise ConfigError(f"to: expected a .bin or .safetensors file, got {to}")
+        raise ConfigError(f"to: expected a .bin or .safetensors file, got {to!r}")
+    if kind == ".bin" and version not in (0, 1):
+        raise ConfigError(f"version: expected 0 or 1, got {version}")
+    if kind != ".bin" and version:
+        raise ConfigError(f"version: expected it with a .bin file only, got {version} and {to}")
+    check_output(to, "to")
     config, weights, compaction = load_model(path)
     if compaction is not None:
         config = dataclasses.replace(config, vocab=compaction.size)
@@ -357,5 +364,6 @@ def export_model(path: str, to: str, *, version: int = 0) -> LlamaConfig:
     if kind == ".bin":
         write_llama2c(to, config, weights, version=version)
     else:
-        save_file({hf_name(name): value for name, value in weights.items()}, to)
+        with open_output(to) as stream:
+            stream.write(save({hf_name(name): value for name, value in weights.items()}))
     return config

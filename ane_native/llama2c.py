@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from ane_native.errors import CheckpointError, ConfigError
 from ane_native.models.llama import LlamaConfig, parameter_shapes
+from ane_native.outputs import open_output
 
 __all__ = ["read_llama2c", "write_llama2c"]
 
@@ -99,8 +99,10 @@ def read_llama2c(
     """
     try:
         raw = np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: could not be read: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be read: {error.strerror}") from error
+    except ValueError as error:  # numpy's word for a file without a byte
+        raise CheckpointError(f"{path}: expected a llama2.c model, got 0 bytes") from error
     head = bytes(raw[:HEADER])
     version, shared, begin = 0, True, 28
     if len(head) < 28:
@@ -185,8 +187,6 @@ def write_llama2c(
         raise ConfigError("llama2.c has rope_theta 10000 and norm_eps 1e-5 only")
     kv = config.kv_heads or config.heads
     sizes = (config.dim, config.hidden, config.layers, config.heads, kv, config.vocab, config.seq)
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
 
     def write(stream: BinaryIO) -> None:
         if version == 0:
@@ -200,10 +200,5 @@ def write_llama2c(
             for table in _rope_tables(config):
                 stream.write(table.tobytes())
 
-    try:
-        with partial.open("wb") as stream:
-            write(stream)
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with open_output(path) as stream:
+        write(stream)

@@ -103,11 +103,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_bytes())["config"]
+        about = json.loads(path.read_bytes())
+        if not isinstance(about, dict) or "config" not in about:
+            raise ConfigError(f"{path}: damaged: expected the settings of a run")
+        values = about["config"]
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected the directory of a run") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged: {error!r}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: damaged: expected text: {error.reason}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: damaged: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: damaged: expected settings, got {type(values).__name__}")
     return values

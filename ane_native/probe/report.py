@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy
 
-from ane_native.checkpoint import replace_file, to_json
+from ane_native.checkpoint import to_json
 from ane_native.errors import ConfigError
+from ane_native.outputs import open_output
 
 FORMAT = "ane_native probe 1"
 STYLE = {
@@ -90,7 +91,8 @@ class Report:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON, whole or not at all. Raises OSError."""
-        replace_file(Path(path), self.as_json())
+        with open_output(path) as stream:
+            stream.write(self.as_json())
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Report:

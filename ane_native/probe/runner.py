@@ -8,6 +8,7 @@ parent only, which ends the child and keeps what was measured so far.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import signal
@@ -161,8 +162,10 @@ def run(
         The report; after Ctrl-C ``complete`` is False and the rows are those made so far.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a time-out that is none.
     """
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ConfigError(f"timeout: expected more than 0 seconds, got {timeout:g}")
     names = names_of(only, quick)
     report = Report.begin(quick=quick, os_build=os_build(), version=__version__, format=FORMAT)
     try:

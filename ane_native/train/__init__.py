@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ane_native import report, restart
@@ -113,7 +113,13 @@ def _train(
             shown.say(f"model    {config.model}: {model.parameter_count:,} parameters, {model}")
             shown.say(f"run      {folder}")
         pool = stack.enter_context(WorkerPool(config.workers)) if config.workers else None
-        run = Run(settings, model, corpus, engine, folder, shown, stop, pool)
+        try:
+            run = Run(settings, model, corpus, engine, folder, shown, stop, pool)
+        except BaseException:
+            if resume is None:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+            raise
         stack.callback(lambda: run.metrics.close())  # a restored run has another log
         if checkpoint is not None:
             run.restore(checkpoint)

@@ -132,7 +132,9 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected {low} or more, got {value!r}")
         for name in ("staleness", "compile_limit"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 0):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 0
+            ):
                 raise ConfigError(f"{name}: expected 0 or more, or none, got {value!r}")
         for name in ("lr", "lr_floor", "weight_decay", "clip", "beta1", "beta2", "loss_scale"):
             value = getattr(self, name)
@@ -144,8 +146,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{name}: expected a text or none, got {value!r}")
-        if self.vocab is not None and not isinstance(self.vocab, int):
-            raise ConfigError(f"vocab: expected a number or none, got {self.vocab!r}")
+        if self.vocab is not None and (
+            isinstance(self.vocab, bool) or not isinstance(self.vocab, int) or self.vocab < 1
+        ):
+            raise ConfigError(f"vocab: expected 1 or more, or none, got {self.vocab!r}")
+        if self.data == "":
+            raise ConfigError("data: expected a file or a directory, got ''")
         if self.workers != "auto" and (
             isinstance(self.workers, bool)
             or not isinstance(self.workers, int)
@@ -155,7 +161,10 @@ class TrainConfig:
                 f"workers: expected 0 to {MOST_WORKERS} or auto, got {self.workers!r}"
             )
         logger_names(self.log)
-        for name in ("overlap_exact", "extrapolate", "overlap_gradients"):
+        for name in (
+            *("overlap_exact", "extrapolate", "overlap_gradients"),
+            *("compact_vocab", "include_tests"),
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: expected true or false, got {getattr(self, name)!r}")
         if self.packing not in (None, "auto", "off") and (

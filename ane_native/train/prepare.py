@@ -43,7 +43,8 @@ def open_engine(config: TrainConfig, stack: ExitStack) -> Engine:
         try:
             stack.enter_context(soft.using(**settings))
         except ValueError as error:
-            raise ConfigError(f"timing: {error}") from error
+            text = "expected off or a chip that softane knows (ane-native info --profile)"
+            raise ConfigError(f"timing: {text}, got {config.timing!r}") from error
         return engine
     if config.timing not in (None, "off"):
         raise ConfigError(f"timing: only softane has it, and the engine is {engine.name}")
