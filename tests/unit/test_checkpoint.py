@@ -117,7 +117,10 @@ def test_no_checkpoint_is_an_error_that_names_the_place(what: str, tmp_path: Pat
         place.mkdir()
     if what == "file":
         place.write_text("x")
-    with pytest.raises(CheckpointError, match="here: (no such file|expected .* found none|expected .* another file)"):
+    with pytest.raises(
+        CheckpointError,
+        match="here: (no such file|expected .* found none|expected .* another file)",
+    ):
         load_checkpoint(place)
 
 
