@@ -105,10 +105,10 @@ def stretch(g: Graph, v: Value, shape: Sequence[int]) -> Value:
 
 
 def along(g: Graph, v: Value, axis: int, matrix: Any) -> Value:
-    """y = matrix v along one axis, by a product with a constant."""
-    m = g.const(np.asarray(matrix, np.float64))
+    """y = matrix v along one axis, by a product with a constant or a value."""
+    m = matrix if isinstance(matrix, Value) else g.const(np.asarray(matrix, np.float64))
     if v.ndim == 1:
-        return g.reshape(g.matmul(m, g.reshape(v, (v.size, 1))), (len(matrix),))
+        return g.reshape(g.matmul(m, g.reshape(v, (v.size, 1))), (m.shape[0],))
     if axis == v.ndim - 1:
         return g.matmul(v, m, transpose_y=True)
     order = [i for i in range(v.ndim) if i != axis]

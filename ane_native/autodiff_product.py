@@ -106,6 +106,33 @@ def conv_weight(g: Graph, x: Value, dy: Value, w: Window, groups: int) -> Value:
     return g.reshape(stacked, (out, channels // groups, *w.kernel))
 
 
+def _turned_conv(b: Back, area: Window) -> Value:
+    """dx of a convolution whose weight is computed: conv_transpose takes constants only, so dy,
+    with the zeros that strides leave out, is convolved with the weight turned round."""
+    g, x, w, dy = b.g, b.x, b.s.value("weight"), b.dy
+    out = dy.shape[1]  # one group: others are refused for computed weights
+    if set(area.stride) != {1}:
+        ones = g.const(np.ones((out, 1, *(1,) * len(area.kernel))))
+        dy = g.conv_transpose(dy, ones, pad_type="valid", strides=area.stride, groups=out)
+    pad = []
+    sides = zip(area.kernel, area.dilation, area.before, x.shape[2:], dy.shape[2:], strict=True)
+    for k, d, before, size, has in sides:
+        first = d * (k - 1) - before
+        pad += [first, size - has - first + d * (k - 1)]
+    if min(pad) < 0:  # the padding was larger than the kernel: dy at the edge is of zeros only
+        cut = [
+            (max(-a, 0), n - max(-z, 0))
+            for a, z, n in zip(pad[::2], pad[1::2], dy.shape[2:], strict=True)
+        ]
+        dy = g.slice_by_index(
+            dy, (0, 0, *(a for a, _ in cut)), (*dy.shape[:2], *(z for _, z in cut))
+        )
+        pad = [max(n, 0) for n in pad]
+    spatial = tuple(range(2, w.ndim))
+    turned = g.transpose(g.reverse(w, spatial), (1, 0, *spatial))
+    return g.conv(dy, turned, pad_type="custom", pad=pad, dilations=area.dilation)
+
+
 def conv_back(b: Back) -> None:
     g, x, w, dy = b.g, b.x, b.s.value("weight"), b.dy
     groups, area = b.p("groups", 1), win(b)
@@ -124,7 +151,7 @@ def conv_back(b: Back) -> None:
             if w.is_constant or dy.shape[0] == 1:
                 return g.conv(dy, g.transpose(w, order))
         if not w.is_constant:
-            b.fail("the weight is computed and the kernel is larger than 1")
+            return _turned_conv(b, area)
         return g.conv_transpose(
             dy,
             w,

@@ -76,28 +76,29 @@ def sparse_back(b: Back) -> None:
     """y has the values, in order, where the mask is 1."""
 
     def ddata() -> Value:
-        if "shape" in b.s.params:
-            b.fail("a packed mask; give it as uint1")
-        at = np.flatnonzero(_literal(b, "mask")).astype(np.int32)  # as many as there are values
+        mask = _literal(b, "mask").reshape(-1)
+        if "shape" in b.s.params:  # bytes of bits, the lowest first
+            mask = np.unpackbits(mask.astype(np.uint8), bitorder="little")[: b.y.size]
+        at = np.flatnonzero(mask).astype(np.int32)  # as many as there are values
         return b.g.gather(b.g.reshape(b.dy, (b.y.size,)), at, axis=0)
 
     b.put("nonzero_data", ddata)
 
 
 def lut_back(b: Back) -> None:
-    """y = table[index]: an entry's gradient is the sum where the index is the entry's."""
+    """y = table[index]: the gradient of an entry, or of a number of a vector, is the sum over the
+    places where a table with a 1 there and 0 elsewhere gives 1."""
     table = b.s.value("lut")
     packed = "shape" in b.s.params
-    if table.ndim > 5 or (not packed and table.shape[-1] != 1):
-        b.fail("a table of rank above 5, or of vectors")
-    entries = table.shape[0] if packed else table.shape[-2]
+    entries, width = (table.shape[0], 1) if packed else table.shape[-2:]
     groups = (1,) * b.y.ndim if packed else table.shape[:-2]
 
     def dtable() -> Value:
         parts = []
-        for entry in range(entries):
-            hot = np.zeros(table.shape)
-            (hot if packed else hot[..., 0])[..., entry] = 1
+        for entry in range(entries * width):
+            hot = np.zeros((*(() if packed else table.shape[:-2]), entries * width))
+            hot[..., entry] = 1
+            hot = hot.reshape(table.shape)
             here = _again(b, lut=b.g.const(hot, table.dtype))
             sums = _block_sums(b.g, b.dy * here, groups)
             parts.append(b.g.reshape(sums, (math.prod(groups), 1)))

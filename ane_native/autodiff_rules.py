@@ -190,8 +190,9 @@ RULES: dict[str, Rule] = {
 }
 """Operation -> how adjoints go back through it."""
 
-ZERO = frozenset({"sign", "ceil", "floor", "round", "floor_div"})
-"""Steps: their derivative is 0 wherever there is one."""
+ZERO = frozenset({"sign", "ceil", "floor", "round", "floor_div", "fill_like"})
+"""Steps: their derivative is 0 wherever there is one. Of the operand of fill_like only the shape
+counts."""
 
 NOT_DIFFERENTIABLE: dict[str, str] = {
     **dict.fromkeys(
@@ -200,7 +201,8 @@ NOT_DIFFERENTIABLE: dict[str, str] = {
     ),
     **dict.fromkeys(("logical_not", "logical_and", "logical_or", "logical_xor"), "bools"),
     **dict.fromkeys(("reduce_argmax", "reduce_argmin", "argsort"), "the results are indices"),
-    **dict.fromkeys(("one_hot", "fill", "fill_like", "range_1d"), "no operand it varies with"),
+    "one_hot": "the indices are whole numbers, the values constants of the text",
+    **dict.fromkeys(("fill", "range_1d"), "all operands are constants of the text"),
     "quantize": "the results are whole numbers",
 }
 """Operation -> why it has no derivative."""

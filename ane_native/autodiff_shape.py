@@ -194,12 +194,16 @@ def resize_back(b: Back) -> None:
 # =============================== Indices ========================================
 
 
-def _indices(b: Back) -> Any:
+def _literal_indices(b: Back) -> Any:
+    """The indices where they stand in the text, else None."""
     s = b.s.value("indices").statement
     if s is None or s.literal is None:
-        b.fail("indices that do not stand in the text")
-    assert s is not None
+        return None
     return np.asarray(s.literal).reshape(b.s.value("indices").shape)
+
+
+def _hot(g: Graph, index: Value, n: int) -> Value:
+    return g.one_hot(index, n, on_value=1.0, off_value=0.0)
 
 
 def gather_back(b: Back) -> None:
@@ -207,19 +211,31 @@ def gather_back(b: Back) -> None:
     axis = b.p("axis", 0) % x.ndim
 
     def dx() -> Value:
-        index = _indices(b)
-        flat = (*x.shape[:axis], index.size, *x.shape[axis + 1 :])
+        index, told = _literal_indices(b), b.s.value("indices")
+        flat = (*x.shape[:axis], told.size, *x.shape[axis + 1 :])
         v = b.dy if b.dy.shape == flat else g.reshape(b.dy, flat)
+        if index is None:
+            hot = _hot(g, g.reshape(told, (told.size,)), x.shape[axis])
+            return along(g, v, axis, g.transpose(hot, (1, 0)))
         return along(g, v, axis, picks(index, x.shape[axis]).T)
 
     b.put("x", dx)
 
 
+def _rows(g: Graph, v: Value) -> Value:
+    """The axes before the last as one, where there are too many for one more."""
+    return v if v.ndim <= 4 else g.reshape(v, (v.size // v.shape[-1], v.shape[-1]))
+
+
 def _scatter_last(b: Back, hot: Value, dy: Value, axis: int) -> Value:
-    """sum_k dy[.., k] hot[.., k, n], with `axis` of x moved last and back."""
-    g = b.g
+    """sum_k dy[.., k] hot[.., k, n], with `axis` of x moved last and back; hot as of
+    :func:`_rows`."""
+    g, lead = b.g, dy.shape[:-1]
+    dy = _rows(g, dy)
     made = g.matmul(g.expand_dims(dy, (dy.ndim - 1,)), hot)
     made = g.squeeze(made, (made.ndim - 2,))
+    if made.shape[:-1] != lead:
+        made = g.reshape(made, (*lead, made.shape[-1]))
     order = list(range(made.ndim))
     order.insert(axis, order.pop())
     return made if order == sorted(order) else g.transpose(made, order)
@@ -232,12 +248,15 @@ def _axis_last(g: Graph, v: Value, axis: int) -> Value:
 
 def gather_along_back(b: Back) -> None:
     axis, n = b.p("axis", 0) % b.x.ndim, b.x.shape[b.p("axis", 0) % b.x.ndim]
-    if b.x.ndim > 4:
-        b.fail("rank 5 leaves no axis for the one-hot")
 
     def dx() -> Value:
-        hot = np.eye(n)[np.moveaxis(_indices(b), axis, -1)]
-        return _scatter_last(b, b.g.const(hot), _axis_last(b.g, b.dy, axis), axis)
+        g, index = b.g, _literal_indices(b)
+        if index is None:
+            hot = _hot(g, _rows(g, _axis_last(g, b.s.value("indices"), axis)), n)
+        else:
+            made = np.eye(n)[np.moveaxis(index, axis, -1)]
+            hot = g.const(made if made.ndim <= 5 else made.reshape(-1, *made.shape[-2:]))
+        return _scatter_last(b, hot, _axis_last(g, b.dy, axis), axis)
 
     b.put("x", dx)
 
@@ -247,7 +266,9 @@ def gather_nd_back(b: Back) -> None:
     lead = b.p("batch_dims", 0)
 
     def dx() -> Value:
-        index = _indices(b)
+        index = _literal_indices(b)
+        if index is None:
+            b.fail("indices that do not stand in the text")
         named = index.shape[-1]
         sizes, batch = x.shape[lead : lead + named], x.shape[:lead]
         inside = np.moveaxis(index % np.array(sizes), -1, 0)
@@ -267,15 +288,13 @@ def gather_nd_back(b: Back) -> None:
 def topk_back(b: Back) -> None:
     g, x = b.g, b.x
     axis = b.p("axis", -1) % x.ndim
-    if x.ndim > 4:
-        b.fail("rank 5 leaves no axis for the one-hot")
 
     def dx() -> Value:
         found = b.s.results
         if len(found) < 2:
             found = g.topk(x, k=b.p("k", 1), axis=axis, ascending=b.p("ascending", False))
-        index = _axis_last(g, found[1], axis)
-        hot = g.one_hot(index, x.shape[axis], on_value=1.0, off_value=0.0)
+        index = _rows(g, _axis_last(g, found[1], axis))
+        hot = _hot(g, index, x.shape[axis])
         return _scatter_last(b, hot, _axis_last(g, b.dy, axis), axis)
 
     if b.dys[0] is not None:

@@ -70,19 +70,22 @@ def sparse(s: Statement, a: dict[str, Any]) -> Array:
 
 
 def lut(s: Statement, a: dict[str, Any]) -> Array:
-    """table[index], a table for each block of indices; tables of single numbers."""
+    """table[index], a table for each block of indices, of numbers or vectors along an axis."""
     shape, table = s.results[0].shape, a["lut"]
     if "shape" in s.params:
         bits = table.size.bit_length() - 1
         return np.asarray(table[_unpacked(a["indices"], bits, int(np.prod(shape)))].reshape(shape))
-    if table.shape[-1] != 1:
-        raise NotImplementedError("reference: constexpr_lut_to_dense of vectors")
     index = np.asarray(a["indices"], np.int64)
     index = index % (1 << SMALL_BITS.get(s.value("indices").dtype, 8))
     where = np.indices(index.shape)
     per = [n // t for n, t in zip(index.shape, table.shape, strict=False)]
     group = tuple(w // p for w, p in zip(where, per, strict=True))
-    return np.asarray(table[group + (index, np.zeros_like(index))])
+    place = (*group, index)
+    found = np.asarray(table[place])
+    if table.shape[-1] == 1:
+        return found[..., 0]
+    axis = s.params["vector_axis"] % index.ndim
+    return np.moveaxis(found, -1, axis + 1).reshape(shape)
 
 
 OPERATIONS = {

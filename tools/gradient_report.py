@@ -49,7 +49,7 @@ def main() -> int:
             engine = f"{t.engine_error(op, np.random.default_rng(2)):.1e}"
         print(f"{op:32} {against_differences(op):12.1e} {engine:>12}")
     print(
-        f"{len(t.RULES)} of {len(t.TABLE)} operations differentiated, {len(t.ZERO)} steps with "
+        f"{len(t.RULES)} of {len(t.TABLE)} operations differentiated, {len(t.ZERO)} with "
         f"derivative 0, {len(t.NOT_DIFFERENTIABLE)} without a derivative"
     )
     return 0

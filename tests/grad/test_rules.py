@@ -14,8 +14,10 @@ import pytest
 from gradcases import corpus, finite_differences, gradients, problem, worst
 
 import ane_native as ane
+from ane_native import mil, nn
 from ane_native.autodiff import NotDifferentiable, differentiate, label
 from ane_native.autodiff_rules import NOT_DIFFERENTIABLE, RULES, ZERO
+from ane_native.graphmodel import GraphModel
 from ane_native.mil import Graph
 from ane_native.mil_table import TABLE
 from ane_native.reference import evaluate
@@ -146,21 +148,142 @@ def test_rule_against_central_differences(
 
 
 def test_forms_without_a_rule_say_so() -> None:
+    g = Graph(allow_refused=True)
+    x = g.input("x", (32, 4))
+    index = g.reshape(g.topk(x, k=2, axis=0)[1], (8, 1))
+    g.output("y", g.gather_nd(x, index))
+    with pytest.raises(NotDifferentiable, match="^gather_nd: .*that do not stand in the text"):
+        differentiate(g, ["x"])
+
+
+def check(graph: Graph, names: list[str], rng: np.random.Generator, bound: float = 1e-6) -> None:
+    """Both ways of making weight gradients against central differences in float64."""
+    p = problem(graph, "conv", rng)
+    for where in ("cpu", "engine"):
+        parts = differentiate(graph, names, weight_gradients=where)  # type: ignore[arg-type]
+        shapes = {v.name: v.shape for v in parts.backward_graph.inputs}
+        dys = {name: rng.standard_normal(shapes[port]) for name, port in parts.adjoints.items()}
+        got = gradients(parts, p, dys)
+        plain = {v.name: label(v) for v in graph.inputs}
+        want = {plain.get(k, k): v for k, v in finite_differences(p, dys, rng).items()}
+        assert set(got) == set(names)
+        assert worst(got, {k: want[k] for k in names}) < bound
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "dilations", "pad"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+        ((3, 2), (1, 1), (1, 2), (0, 2, 1, 0)),
+        ((3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
+        ((2, 3), (3, 2), (2, 1), (1, 0, 0, 2)),
+        ((3, 1), (1, 2), (1, 1), (2, 2, 0, 0)),
+        ((2, 2), (1, 1), (1, 1), (3, 0, 1, 2)),
+        ((2, 2), (2, 3), (1, 1), (0, 3, 2, 2)),
+    ],
+)
+def test_a_convolution_by_an_input_has_both_gradients(
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    pad: tuple[int, ...],
+    rng: np.random.Generator,
+) -> None:
+    g = Graph()
+    x, w = g.input("x", (1, 3, 9, 8)), g.input("w", (5, 3, *kernel))
+    g.output(
+        "y",
+        g.conv(x, w, strides=strides, dilations=dilations, pad_type="custom", pad=pad),
+    )
+    check(g, ["x", "w"], rng)
+
+
+def test_layers_of_convolutions_by_inputs_are_differentiated(rng: np.random.Generator) -> None:
+    g = Graph()
+    h = mil.tanh(nn.conv2d(g.input("x", (1, 3, 8, 8)), 4, "a", bake=False))
+    g.output("y", nn.conv2d(h, 5, "b", stride=2, bake=False))
+    names = [label(v) for v in g.inputs]
+    assert names == ["x", "a_weight", "a_bias", "b_weight", "b_bias"]
+    check(g, names, rng)
+
+
+def test_the_engine_has_the_gradients_of_a_convolution_by_an_input(
+    rng: np.random.Generator,
+) -> None:
+    g = Graph()
+    x, w = g.input("x", (1, 16, 8, 32)), g.input("w", (16, 16, 3, 3))
+    g.output("y", g.conv(mil.tanh(g.conv(x, w, pad_type="same")), w, pad_type="same"))
+    p = problem(g, "conv", rng)
+    model = GraphModel(differentiate(g, ["x", "w"]))
+    dy = np.float16(rng.standard_normal((1, 16, 8, 32))).astype(np.float64)
+    values = [np.float16(v).astype(np.float64) for v in p.inputs.values()]
+    exact = type(p)(p.graph, dict(zip(p.inputs, values, strict=True)), p.weights)
+    with ane.DoubleBufferedTrainer(model.kernel_set(), {}) as trainer:
+        step = model.on(trainer)
+        step.forward(*values)
+        got = step.backward(dy)
+    want = gradients(model.parts, exact, {"y": dy})
+    for name, value in want.items():
+        assert np.linalg.norm(got[name] - value) < 4e-3 * np.linalg.norm(value), name
+
+
+def test_tables_of_vectors_and_packed_masks_are_trained(rng: np.random.Generator) -> None:
     g = Graph()
     x = g.input("x", (1, 4, 1, 32))
+    index = np.arange(12).reshape(6, 2) * 7 % 4
     table = g.constexpr_lut_to_dense(
-        g.const(np.zeros((6, 2)), "uint2"), g.weight("t", (1, 1, 4, 2)), vector_axis=1
+        g.const(index, "uint2"), g.weight("t", (2, 1, 4, 2)), vector_axis=1
     )
-    g.output("y", g.conv(x, table.reshape(6, 4, 1, 1)))
-    with pytest.raises(NotDifferentiable, match="^constexpr_lut_to_dense: .*table of .*vectors"):
-        differentiate(g, ["t"])
+    rows = g.constexpr_lut_to_dense(
+        g.const(index[:3].T.copy(), "uint2"), g.weight("r", (1, 3, 4, 2)), vector_axis=0
+    )
+    mask = np.packbits(np.arange(24) % 3 != 1, bitorder="little")
+    sparse = g.constexpr_sparse_to_dense(
+        g.weight("d", (16,)), g.const(mask, "uint8"), shape=(6, 4, 1, 1)
+    )
+    h = g.conv(x, table.reshape(6, 4, 1, 1)) * g.conv(x, sparse)
+    g.output("y", g.conv(h[:, :3], rows.reshape(4, 3, 1, 1)))
+    check(g, ["t", "r", "d"], rng)
+
+
+@pytest.mark.parametrize("axis", [0, 2, 4])
+def test_rank_5_is_picked_from_and_scattered_to(axis: int, rng: np.random.Generator) -> None:
+    g = Graph()
+    x = g.input("x", (2, 3, 4, 10)).reshape(2, 3, 4, 2, 5)
+    best = g.topk(x, k=2, axis=axis)[0]
+    index = rng.integers(0, x.shape[axis], best.shape).astype(np.int32)
+    taken = g.gather_along_axis(x, index, axis=axis)
+    g.output("y", (best * taken).reshape(1, best.size, 1, 1))
+    check(g, ["x"], rng)
+
+
+def test_indices_of_a_run_pick_and_scatter(rng: np.random.Generator) -> None:
+    g = Graph(allow_refused=True)
+    x, w = g.input("x", (3, 8, 6)), g.input("w", (5, 8, 3))
+    _, index = g.topk(x, k=2, axis=1)  # [3, 2, 6]: of x alone, by which nothing moves
+    y = g.gather_along_axis(x, index, axis=1)
+    first = g.reshape(g.reduce_argmax(x[:, :, 0], axis=1, keep_dims=False), (3,))
+    z = g.gather(w, first, axis=1)  # [5, 3, 3]
+    g.output("y", y.reshape(1, 36, 1, 1))
+    g.output("z", z.reshape(1, 45, 1, 1))
+    check(g, ["x", "w"], rng)
+
+
+def test_of_fill_like_only_the_shape_counts(rng: np.random.Generator) -> None:
+    g = Graph()
+    x = g.input("x", (1, 4, 1, 32))
+    g.output("y", x * g.fill_like(x, 3.0))
+    p = problem(g, "mul", rng)
+    dy = rng.standard_normal((1, 4, 1, 32))
+    assert np.array_equal(gradients(differentiate(g, ["x"]), p, {"y": dy})["x"], 3 * dy)
 
 
 @pytest.mark.parametrize("op", sorted(ZERO))
 def test_steps_have_derivative_zero(op: str, rng: np.random.Generator) -> None:
     g = Graph()
     x = g.input("x", (1, 4, 1, 32))
-    y = g.floor_div(x, 0.3) if op == "floor_div" else getattr(g, op)(x)
+    more = {"floor_div": (0.3,), "fill_like": (2.0,)}.get(op, ())
+    y = getattr(g, op)(x, *more)
     g.output("y", x + y)
     parts = differentiate(g, ["x"])
     p = problem(g, op, rng)
