@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MODULE = "ane_native._core"
 BUNDLED_GCD = "_dispatch_small.c"
+FOR_PYTHON = "_core_arrays.c"  # a module of its own in the same file
 
 COMMON = ["-std=gnu11", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
@@ -49,8 +50,9 @@ def default_out(gcd: str, sanitize: str = "") -> Path:
 
 
 def sources(bundled: bool) -> list[Path]:
-    """Every C and Objective-C file beside this one; the bundled GCD only when it is used."""
-    skip = {"_core.c", *(() if bundled else (BUNDLED_GCD,))}
+    """Every C and Objective-C file beside this one that knows no Python; the bundled GCD only when
+    it is used."""
+    skip = {"_core.c", FOR_PYTHON, *(() if bundled else (BUNDLED_GCD,))}
     found = [*HERE.glob("_*.m"), *HERE.glob("_*.c")]
     return sorted(p for p in found if p.name not in skip)
 
@@ -103,10 +105,15 @@ def units(out: Path, gcd: Any, sanitize: str) -> list[Any]:
     return made
 
 
-def wrapper_unit(out: Path, gcd: Any, sanitize: str) -> Any:
-    """The object file of the wrapper. Warnings of cffi's own code are not ours to act on."""
-    flags = (*common_flags(gcd, sanitize), "-w", *python_include())
-    return tc.Unit(write_wrapper(out), out / "_core_wrapper.c.o", flags)
+def python_units(out: Path, gcd: Any, sanitize: str) -> list[Any]:
+    """The object files that need Python: cffi's wrapper, whose warnings are not ours to act on, and
+    ``_core_arrays.c``."""
+    flags = (*common_flags(gcd, sanitize), *python_include())
+    arrays = (*flags, "-DANE_LIMITED_API") if limited_api() else flags
+    return [
+        tc.Unit(write_wrapper(out), out / "_core_wrapper.c.o", (*flags, "-w")),
+        tc.Unit(HERE / FOR_PYTHON, out / f"{FOR_PYTHON}.o", (*arrays, *tc.env_flags("CFLAGS"))),
+    ]
 
 
 def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str = "") -> Path:
@@ -124,7 +131,7 @@ def build(out: Path | None = None, gcd_choice: str | None = None, sanitize: str 
     out = out or default_out(gcd.name, sanitize)
     tc.probe_objc(out)  # what is missing is said before anything is compiled
     with tc.build_lock(out):
-        made = [*units(out, gcd, sanitize), wrapper_unit(out, gcd, sanitize)]
+        made = [*units(out, gcd, sanitize), *python_units(out, gcd, sanitize)]
         tc.compile_all(made)
         if tc.MACOS:
             flags = ["-bundle", "-undefined", "dynamic_lookup"]

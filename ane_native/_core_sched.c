@@ -352,6 +352,18 @@ int ane_sched_withdraw(AneHandle sched, int32_t slice_ms, AneError *err) {
     return ane_sched_leave(s, gone ? ANE_OK : ANE_AGAIN);
 }
 
+static void fill_state_locked(const AneSched *s, AneSchedState *out) {
+    out->slot = s->slot;
+    out->newest = s->newest;
+    out->active = s->active ? s->active->version : -1;
+    out->pending = s->pending ? s->pending->version : -1;
+    out->offered = s->offered ? s->offered->version : -1;
+    out->leaving = s->leaving;
+    out->failures = s->failures;
+    out->generations = s->generations;
+    out->oldest_needed = s->pending && s->pending->baking ? s->pending->version : s->newest + 1;
+}
+
 static void fill_stats_locked(AneSched *s, AneBatchStats *out) {
     AneBatchStats *n = &s->now;
     uint64_t end = ane_now_ns();
@@ -365,6 +377,7 @@ static void fill_stats_locked(AneSched *s, AneBatchStats *out) {
     ane_samples_percentiles(&s->idle, &n->idle_p50_ns, &n->idle_p90_ns, &n->idle_p99_ns);
     ane_samples_percentiles(&s->compiling, &n->compiling_p50_ns, &n->compiling_p90_ns, &n->compiling_p99_ns);
     n->failures = s->failures;
+    fill_state_locked(s, &n->state);
     ane_background_boundary_locked(s, n->batch_ns, n->wait_ns > 0);
     *out = *n;
     memset(n, 0, sizeof *n);
@@ -544,15 +557,7 @@ int ane_sched_state(AneHandle sched, AneSchedState *out, AneError *err) {
     if (status != ANE_OK)
         return status;
     pthread_mutex_lock(&s->lock);
-    out->slot = s->slot;
-    out->newest = s->newest;
-    out->active = s->active ? s->active->version : -1;
-    out->pending = s->pending ? s->pending->version : -1;
-    out->offered = s->offered ? s->offered->version : -1;
-    out->leaving = s->leaving;
-    out->failures = s->failures;
-    out->generations = s->generations;
-    out->oldest_needed = s->pending && s->pending->baking ? s->pending->version : s->newest + 1;
+    fill_state_locked(s, out);
     pthread_mutex_unlock(&s->lock);
     ane_object_release(&s->object);
     return ANE_OK;

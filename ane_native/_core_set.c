@@ -197,6 +197,13 @@ static void free_surfaces(AneSched *s) {
     free(s->output_handles);
 }
 
+/* ============================== Weights =================================== */
+
+void ane_sched_snapshot(void *const *to, const void *const *from, const int64_t *bytes, int32_t n) {
+    for (int32_t i = 0; i < n; i++)
+        memmove(to[i], from[i], (size_t)bytes[i]); /* may be the same array */
+}
+
 /* ============================== Both ====================================== */
 
 int ane_set_make(AneSched *s, const AneSource *sources, const AneKernel *kernels, const int64_t *weight_counts,

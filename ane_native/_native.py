@@ -7,7 +7,8 @@ top. Nothing here is public.
 
 from __future__ import annotations
 
-import importlib
+import importlib.machinery
+import importlib.util
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from . import errors
 SLICE_MS = 50  # longest uninterrupted wait: Ctrl-C is served within two of these
 
 _core: Any = None
+_arrays: Any = None
 
 
 def core() -> Any:
@@ -36,6 +38,19 @@ def core() -> Any:
             ) from error
         _core = module
     return _core
+
+
+def arrays() -> Any:
+    """The module ``_core_arrays``, which is in the same file as :func:`core`."""
+    global _arrays
+    if _arrays is None:
+        name = "ane_native._core_arrays"
+        loader = importlib.machinery.ExtensionFileLoader(name, core().__file__)
+        spec = importlib.util.spec_from_file_location(name, core().__file__, loader=loader)
+        assert spec is not None
+        _arrays = importlib.util.module_from_spec(spec)
+        loader.exec_module(_arrays)
+    return _arrays
 
 
 def check(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Flat", "Rotation", "Version", "written_in_place"]
+__all__ = ["Flat", "Rotation", "Version", "any_in_place", "written_in_place"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -61,6 +61,11 @@ class Flat:
         memory = self.all.base
         assert memory is not None
         _in_place[id(memory)] = memory
+
+
+def any_in_place() -> bool:
+    """Whether there is an array at all of which :func:`written_in_place` is true."""
+    return bool(_in_place)
 
 
 def written_in_place(array: npt.NDArray[Any]) -> bool:

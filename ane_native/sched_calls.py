@@ -22,6 +22,9 @@ _EVENTS = 4096  # trace events taken in one call
 class Calls:
     """One scheduler of the core.
 
+    What is called at every boundary, by the one thread that is at it, uses one set of structures
+    again and again; what it returns is good until the next of these calls.
+
     Args:
         kernels: names, by index; errors name them.
         engine: name of the engine, for errors.
@@ -35,6 +38,10 @@ class Calls:
         self.handle = 0
         self.programs: list[str] = []
         self._kernels, self._engine = kernels, engine
+        c = _native.core()
+        self._lib, self._again, self._skip = c.lib, c.lib.ANE_AGAIN, c.lib.ANE_SKIP
+        self._error = _native.new_error()
+        self._state, self._stats = c.ffi.new("AneSchedState *"), c.ffi.new("AneBatchStats *")
 
     def check(self, status: int, error: Any) -> int:
         """A status that is no error; the exception of one that is."""
@@ -98,11 +105,10 @@ class Calls:
 
     def boundary(self) -> bool:
         """Install what is ready, waiting at the bound; whether a set may be submitted."""
-        c = _native.core()
-        status = self._waited(
-            lambda error: c.lib.ane_sched_boundary(self.handle, _native.SLICE_MS, error)
-        )
-        return bool(status != c.lib.ANE_SKIP)
+        call, error, status = self._lib.ane_sched_boundary, self._error, self._again
+        while status == self._again:  # Ctrl-C is served in between
+            status = self.check(call(self.handle, _native.SLICE_MS, error), error)
+        return bool(status != self._skip)
 
     def install(self) -> bool:
         """Install what is ready, without waiting; whether something was."""
@@ -112,19 +118,20 @@ class Calls:
 
     def submit(self, weights: Any, snapshot_ns: int) -> None:
         """Compile the next version; ``weights`` NULL: it is only counted."""
-        error = _native.new_error()
-        self.check(
-            _native.core().lib.ane_sched_submit(self.handle, weights, snapshot_ns, error), error
-        )
+        error = self._error
+        self.check(self._lib.ane_sched_submit(self.handle, weights, snapshot_ns, error), error)
 
     def finish(self) -> Any:
         """Wait while the bound is broken; ``AneBatchStats``."""
-        c = _native.core()
-        out = c.ffi.new("AneBatchStats *")
-        self._waited(
-            lambda error: c.lib.ane_sched_finish(self.handle, _native.SLICE_MS, out, error)
-        )
-        return out
+        call, error, status = self._lib.ane_sched_finish, self._error, self._again
+        while status == self._again:
+            status = self.check(call(self.handle, _native.SLICE_MS, self._stats, error), error)
+        return self._stats
+
+    def state_here(self) -> Any:
+        """:meth:`state`, for the thread at the boundary."""
+        self.check(self._lib.ane_sched_state(self.handle, self._state, self._error), self._error)
+        return self._state
 
     # ------------------------------ offers ------------------------------
 
@@ -140,13 +147,9 @@ class Calls:
 
     def submit_update(self, job: Any, weights: Any, build: bool) -> None:
         """The next version is made by this job, or, with NULL, provided by somebody."""
-        error = _native.new_error()
-        self.check(
-            _native.core().lib.ane_sched_submit_update(
-                self.handle, job, weights, int(build), error
-            ),
-            error,
-        )
+        error = self._error
+        status = self._lib.ane_sched_submit_update(self.handle, job, weights, build, error)
+        self.check(status, error)
 
     def provide(self, version: int, weights: Any, failed: bool) -> None:
         """The weights of an update without a job. Any thread; nobody to tell when it is too late."""
@@ -156,11 +159,10 @@ class Calls:
 
     def collect(self) -> Any:
         """Wait for the update under way; ``AneUpdateResult``."""
-        c = _native.core()
-        out = c.ffi.new("AneUpdateResult *")
-        self._waited(
-            lambda error: c.lib.ane_sched_collect(self.handle, _native.SLICE_MS, out, error)
-        )
+        call, error, status = self._lib.ane_sched_collect, _native.new_error(), self._again
+        out = _native.core().ffi.new("AneUpdateResult *")
+        while status == self._again:
+            status = self.check(call(self.handle, _native.SLICE_MS, out, error), error)
         return out
 
     def collect_slice(self) -> tuple[int, Any]:

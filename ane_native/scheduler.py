@@ -10,14 +10,13 @@ What is promised is in ``docs/SEMANTICS.md``.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import dataclasses
 import logging
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
@@ -148,7 +147,7 @@ class DoubleBufferedTrainer:
         self._calls = Calls(self._names, self.engine.name)
         self._versions = Versions()
         self._updates = Updates(update, self._calls, self._versions)
-        self._stepping = threading.Lock()
+        self._alone = _Alone(self._calls)
         self._locks = [threading.Lock() for _ in kernels.kernels]
         self._chains: dict[tuple[str, ...], Any] = {}
         self._surfaces: dict[tuple[str, str], Surface] = {}
@@ -230,8 +229,10 @@ class DoubleBufferedTrainer:
         counts = [first[n].size for n in self._c.names]
         self._calls.open(self._c, counts, self.kernels, settings)
         _open_trainers.add(self)
-        snapshot, ns = self._versions.snapshot(first, handover)
-        self._submit(snapshot, 0, ns, owned=not handover)
+        versions = self._versions
+        versions.expect(first, self._c.names)
+        snapshot, table, ns = versions.snapshot(first, versions.table(first), handover)
+        self._submit(snapshot, table, 0, ns, owned=not handover)
         self._finish()
 
     # ------------------------------ weights ------------------------------
@@ -281,7 +282,7 @@ class DoubleBufferedTrainer:
                 this call is taken then. StateError: the trainer was made with ``update``.
             BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
         """
-        with self._alone():
+        with self._alone:
             if self._updates.make is not None:
                 raise StateError("a trainer with update= makes the next weights itself")
             versions = self._versions
@@ -308,52 +309,30 @@ class DoubleBufferedTrainer:
         Raises:
             BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
         """
-        with self._alone():
+        with self._alone:
             self._calls.withdraw()
             self._versions.settle_offers(self._calls.state())
 
     # ------------------------------ boundary ------------------------------
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else gives or takes weights meanwhile."""
-        self._calls.need_open()
-        if not self._stepping.acquire(blocking=False):
-            raise BusyError("another thread is in step() of this trainer")
-        try:
-            yield
-        finally:
-            self._stepping.release()
-
-    def _submit(self, weights: Arrays, version: int, snapshot_ns: int, owned: bool = True) -> None:
+    def _submit(
+        self, weights: Arrays, table: Any, version: int, snapshot_ns: int, owned: bool
+    ) -> None:
         self._versions.keep(version, weights, owned)  # before the call: the job reads at once
         try:
-            pointers = self._pointers(weights, owned)
-            self._calls.submit(pointers, snapshot_ns)
+            self._calls.submit(table, snapshot_ns)
         except BaseException:
             if int(self._calls.state().newest) < version:
                 self._versions.forget(version)
             raise
 
-    def _pointers(self, weights: Arrays, ours: bool) -> Any:
-        if ours:  # these dictionaries take turns
-            return self._versions.prepared(self._c, weights, ours=True)[1]
-        return self._c.pointers(weights)
-
     def _finish(self) -> BatchStats:
         out = self._calls.finish()
         workers = None if self.workers is None else self.workers.stats()
-        self.stats = batch_stats(out, self._label, self.packing, workers)
-        self._totals.add(self.stats)
-        self._release_versions()
-        return self.stats
-
-    def _release_versions(self) -> Any:
-        """Forget versions that neither the scheduler nor the active generation needs; the state."""
-        state = self._calls.state()
-        self._versions.settle_offers(state)
-        self._versions.release(state, self._updates.built)
-        return state
+        self.stats = stats = batch_stats(out, self._label, self.packing, workers)
+        self._totals.add(stats)
+        self._versions.follow(out.state, self._updates.built)
+        return stats
 
     def install(self) -> bool:
         """Begin the end of a batch: install the pending generation, if it is ready; never wait.
@@ -368,10 +347,10 @@ class DoubleBufferedTrainer:
         Raises:
             BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
         """
-        with self._alone():
+        with self._alone:
             installed = self._calls.install()
             if installed:
-                self._release_versions()
+                self._versions.follow(self._calls.state_here(), self._updates.built)
             return installed
 
     def step(
@@ -400,23 +379,28 @@ class DoubleBufferedTrainer:
                 offered; nothing is changed.
             BusyError: another thread is in ``step``. ClosedError: the trainer is closed.
         """
-        with self._alone():
-            versions = self._versions
-            checked = None if weights is None else versions.checked(weights)
-            versions.settle_offers(self._calls.state())
-            versions.check_offered(checked or {})
-            self._updates.collect()
-            submit = self._calls.boundary()
-            if checked is None:
+        with self._alone:
+            versions, calls, updates = self._versions, self._calls, self._updates
+            given: Arrays = {}
+            if weights is not None:
+                given, table = versions.given(weights)
+            if versions.holds_offers:
+                versions.settle_offers(calls.state_here())
+                versions.check_offered(given)
+            updates.collect()
+            submit = calls.boundary()
+            if weights is None:
                 pass
             elif not submit:
-                self._calls.submit(_native.core().ffi.NULL, 0)
+                calls.submit(_native.core().ffi.NULL, 0)
             else:
-                version = int(self._release_versions().newest) + 1
+                state = calls.state_here()
+                versions.follow(state, updates.built)
+                version = state.newest + 1
                 owned = not handover and (not versions.offered or versions.copies is not None)
-                snapshot, ns = versions.with_offers(checked, handover)
-                self._submit(snapshot, version, ns, owned=owned)
-                self._updates.given(version if owned else -1)
+                given, table, ns = versions.with_offers(given, table, handover)
+                self._submit(given, table, version, ns, owned)
+                updates.given(version if owned else -1)
             return self._finish()
 
     # ------------------------------ updates ------------------------------
@@ -464,10 +448,11 @@ class DoubleBufferedTrainer:
         self._calls.need_open()
         if self._updates.make is None:
             raise StateError("the trainer was made without update=")
-        with self._alone():
+        with self._alone:
             self._updates.collect()
             build = self._calls.boundary()
-            state = self._release_versions()
+            state = self._calls.state_here()
+            self._versions.follow(state, self._updates.built)
             self._updates.begin(
                 *(self._c, gradients, build, state),
                 lr=lr,
@@ -499,7 +484,8 @@ class DoubleBufferedTrainer:
         self._calls.boundary()
         version = int(self._calls.state().newest) + 1
         try:
-            self._submit(weights, version, 0, owned=not self._updates.native)
+            table = self._versions.table(weights)
+            self._submit(weights, table, version, 0, owned=not self._updates.native)
         finally:
             if int(self._calls.state().newest) >= version:
                 self._updates.handed_over(version)
@@ -526,14 +512,17 @@ class DoubleBufferedTrainer:
             StateError: another set is compiling, within the bound. CompileError and others: of a
                 pending set, see :meth:`step`; the weights were not taken.
         """
-        with self._alone():
-            checked = self._versions.checked(weights)
+        with self._alone:
+            versions = self._versions
+            given, table = versions.given(weights)
             self._updates.collect()
             if not self._calls.boundary():
                 raise StateError("a set is compiling: none has failed that could be built again")
-            version = int(self._release_versions().newest) + 1
-            snapshot, ns = self._versions.snapshot(checked, False)
-            self._submit(snapshot, version, ns)
+            state = self._calls.state_here()
+            versions.follow(state, self._updates.built)
+            version = int(state.newest) + 1
+            given, table, ns = versions.snapshot(given, table, False)
+            self._submit(given, table, version, ns, owned=True)
             self._updates.given(version)
             return version
 
@@ -715,6 +704,21 @@ class DoubleBufferedTrainer:
             f"<DoubleBufferedTrainer on {self.engine.label}: {len(self.kernels)} kernels, "
             f"generation {self.generation} of {self.newest}, staleness {self.staleness}>"
         )
+
+
+class _Alone:
+    """Nobody else gives or takes weights meanwhile."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls, self._stepping = calls, threading.Lock()
+
+    def __enter__(self) -> None:
+        self._calls.need_open()
+        if not self._stepping.acquire(blocking=False):
+            raise BusyError("another thread is in step() of this trainer")
+
+    def __exit__(self, *exc: object) -> None:
+        self._stepping.release()
 
 
 _open_trainers: weakref.WeakSet[DoubleBufferedTrainer] = weakref.WeakSet()

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import functools
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from . import _native
 from .packing import Packing
 from .workers import PoolStats
 
@@ -162,67 +166,85 @@ def trace_event(e: Any, kernels: list[str], programs: list[str]) -> TraceEvent:
     return TraceEvent(kind, kernel, int(e.version), begin, end, int(e.thread), int(e.process))
 
 
+@functools.cache
+def _numbers() -> Callable[[Any], tuple[int, ...]]:
+    """Reads the numbers of an ``AneBatchStats``, in the order of their declaration."""
+    letters = {"int32_t": "i", "int64_t": "q", "uint64_t": "Q"}
+    fields = _native.core().ffi.typeof("AneBatchStats").fields
+    return struct.Struct("".join(letters.get(f.type.cname, "") for _, f in fields)).unpack_from
+
+
 def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:
     """What the core measured at a boundary (``AneBatchStats``), in milliseconds.
 
-    Part of every boundary, so the object is filled at once: a frozen class's own constructor
-    sets its fields one by one, which takes most of the time of a boundary.
+    Part of every boundary: all numbers are read at once, and the object is filled at once (a
+    frozen class's own constructor sets its fields one by one).
     """
-    swapped = bool(out.swapped)
-    snapshot, wait = out.snapshot_ns / 1e6, out.wait_ns / 1e6
-    swap, submit = out.swap_ns / 1e6, out.submit_ns / 1e6
+    (
+        batch, active, newest, staleness, swapped, submitted,
+        snapshot_ns, wait_ns, swap_ns, submit_ns,
+        compile_ns, bake_ns, engine_compile_ns, load_ns, canary_ns,
+        canaries_repeated, programs_compiled, programs_reused, programs_by_workers,
+        evals_during_compile, micro_steps_during_compile,
+        evals, micro_steps, evals_retried, programs_reloaded, batch_ns,
+        evals_idle, evals_compiling,
+        idle_p50_ns, idle_p90_ns, idle_p99_ns,
+        compiling_p50_ns, compiling_p90_ns, compiling_p99_ns,
+        updates, updates_skipped, update_ns, background_cpu_ns, background_full_ns,
+        failures, compiles_used, compile_limit, programs_loaded,
+    ) = _numbers()(_native.core().ffi.buffer(out))  # fmt: skip
+    snapshot, wait, swap, submit = snapshot_ns / 1e6, wait_ns / 1e6, swap_ns / 1e6, submit_ns / 1e6
     stall = snapshot + wait + swap + submit
-    compile_ms = out.compile_ns / 1e6 if swapped else None
-    idle, compiling = out.evals_idle > 0, out.evals_compiling > 0
-    limit, used = out.compile_limit, out.compiles_used
+    compile_ms = compile_ns / 1e6 if swapped else None
     made = object.__new__(BatchStats)
-    made.__dict__.update(
-        batch=out.batch,
-        generation=out.active,
-        newest=out.newest,
-        staleness=out.staleness,
-        swapped=swapped,
-        submitted=bool(out.submitted),
-        compile_stall_ms=stall,
-        snapshot_ms=snapshot,
-        wait_ms=wait,
-        swap_ms=swap,
-        submit_ms=submit,
-        compile_ms=compile_ms,
-        bake_ms=out.bake_ns / 1e6 if swapped else None,
-        engine_compile_ms=out.engine_compile_ns / 1e6 if swapped else None,
-        load_ms=out.load_ns / 1e6 if swapped else None,
-        canary_ms=out.canary_ns / 1e6 if swapped else None,
-        canaries_repeated=out.canaries_repeated,
-        hidden_ms=None if compile_ms is None else max(0.0, compile_ms - stall),
-        programs=len(packing.sources),
-        packing=packing.fallback or packing.why,
-        programs_compiled=out.programs_compiled,
-        programs_reused=out.programs_reused,
-        programs_by_workers=out.programs_by_workers,
-        workers=workers,
-        evals_during_compile=out.evals_during_compile,
-        micro_steps_during_compile=out.micro_steps_during_compile,
-        evals=out.evals,
-        evals_retried=out.evals_retried,
-        programs_reloaded=out.programs_reloaded,
-        micro_steps=out.micro_steps,
-        batch_ms=out.batch_ns / 1e6,
-        eval_idle_p50_ms=out.idle_p50_ns / 1e6 if idle else None,
-        eval_idle_p90_ms=out.idle_p90_ns / 1e6 if idle else None,
-        eval_idle_p99_ms=out.idle_p99_ns / 1e6 if idle else None,
-        eval_compiling_p50_ms=out.compiling_p50_ns / 1e6 if compiling else None,
-        eval_compiling_p90_ms=out.compiling_p90_ns / 1e6 if compiling else None,
-        eval_compiling_p99_ms=out.compiling_p99_ns / 1e6 if compiling else None,
-        updates=out.updates,
-        updates_skipped=out.updates_skipped,
-        optimizer_ms=out.update_ns / 1e6,
-        background_cpu_ms=out.background_cpu_ns / 1e6,
-        background_full_ms=out.background_full_ns / 1e6,
-        failures=out.failures,
-        compiles_used=used,
-        budget_left=max(0, limit - used) if limit else None,
-        programs_loaded=out.programs_loaded,
-        engine=engine,
-    )
+    values = {
+        "batch": batch,
+        "generation": active,
+        "newest": newest,
+        "staleness": staleness,
+        "swapped": swapped != 0,
+        "submitted": submitted != 0,
+        "compile_stall_ms": stall,
+        "snapshot_ms": snapshot,
+        "wait_ms": wait,
+        "swap_ms": swap,
+        "submit_ms": submit,
+        "compile_ms": compile_ms,
+        "bake_ms": bake_ns / 1e6 if swapped else None,
+        "engine_compile_ms": engine_compile_ns / 1e6 if swapped else None,
+        "load_ms": load_ns / 1e6 if swapped else None,
+        "canary_ms": canary_ns / 1e6 if swapped else None,
+        "hidden_ms": None if compile_ms is None else max(0.0, compile_ms - stall),
+        "programs": len(packing.sources),
+        "packing": packing.fallback or packing.why,
+        "programs_compiled": programs_compiled,
+        "programs_reused": programs_reused,
+        "programs_by_workers": programs_by_workers,
+        "canaries_repeated": canaries_repeated,
+        "workers": workers,
+        "evals_during_compile": evals_during_compile,
+        "micro_steps_during_compile": micro_steps_during_compile,
+        "evals": evals,
+        "evals_retried": evals_retried,
+        "programs_reloaded": programs_reloaded,
+        "micro_steps": micro_steps,
+        "batch_ms": batch_ns / 1e6,
+        "eval_idle_p50_ms": idle_p50_ns / 1e6 if evals_idle else None,
+        "eval_idle_p90_ms": idle_p90_ns / 1e6 if evals_idle else None,
+        "eval_idle_p99_ms": idle_p99_ns / 1e6 if evals_idle else None,
+        "eval_compiling_p50_ms": compiling_p50_ns / 1e6 if evals_compiling else None,
+        "eval_compiling_p90_ms": compiling_p90_ns / 1e6 if evals_compiling else None,
+        "eval_compiling_p99_ms": compiling_p99_ns / 1e6 if evals_compiling else None,
+        "updates": updates,
+        "updates_skipped": updates_skipped,
+        "optimizer_ms": update_ns / 1e6,
+        "background_cpu_ms": background_cpu_ns / 1e6,
+        "background_full_ms": background_full_ns / 1e6,
+        "failures": failures,
+        "compiles_used": compiles_used,
+        "budget_left": max(0, compile_limit - compiles_used) if compile_limit else None,
+        "programs_loaded": programs_loaded,
+        "engine": engine,
+    }
+    object.__setattr__(made, "__dict__", values)
     return made

@@ -145,7 +145,7 @@ class Updates:
         versions = self._versions
         try:
             made = weights
-            weights, pointers = versions.prepared(kernels, made)
+            weights, pointers = versions.remembered(made)
             if weights is not made and any(weights[n] is not made[n] for n in self.make.grads):
                 kinds = {
                     str(w.dtype) for w in versions.kept[int(self._calls.state().active)].values()
@@ -195,8 +195,8 @@ class Updates:
         try:
             weights = self.make(gradients, version)
             if weights is not None:
-                copies, _ = self._versions.snapshot(self._versions.checked(weights), False)
-                pointers = kernels.pointers(copies)
+                arrays, table = self._versions.given(weights)
+                copies, pointers, _ = self._versions.snapshot(arrays, table, False)
                 if build:
                     self._versions.keep(version, copies, owned=True)
                     self.built = version

@@ -8,25 +8,22 @@ when nobody needs their version; and those offered for the version to come, of e
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Mapping
-from operator import is_
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .buffers import written_in_place
+from . import _native
+from .buffers import any_in_place, written_in_place
 from .kernel import as_float16, as_float32, is_dense
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from .kernel import CKernels
-
 __all__ = ["Arrays", "Versions"]
 
 _SPARE = 2  # buffers kept for later versions
-_REMEMBERED = 8  # dictionaries whose pointers are kept
-
+_REMEMBERED = 8  # dictionaries whose tables are kept
 
 _F32, _F16 = np.dtype(np.float32), np.dtype(np.float16)
 
@@ -36,6 +33,8 @@ Arrays = dict[str, "NDArray[Any]"]
 
 def _need_kept(weights: Arrays) -> None:
     """What is handed over is not updated in place."""
+    if not any_in_place():
+        return
     for name, array in weights.items():
         if written_in_place(array):
             raise ValueError(
@@ -46,6 +45,9 @@ def _need_kept(weights: Arrays) -> None:
 
 class Versions:
     """Arrays by version.
+
+    What is done for each weight at each boundary is done by one call of C for all of them: a
+    trainer has hundreds. A *table* is ``void *[]`` of a whole version, the baked weights first.
 
     Attributes:
         shapes: of the first version, which all others must have.
@@ -61,7 +63,10 @@ class Versions:
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, np.dtype[Any]] = {}
-        self._prepared: dict[int, tuple[CKernels, Arrays, tuple[Any, ...], Any]] = {}
+        self._names: tuple[str, ...] = ()
+        self._layout = b""
+        self._bytes: Any = None
+        self._tables: dict[int, tuple[Arrays, tuple[str, ...], tuple[Any, ...], Any]] = {}
         self.kept: dict[int, Arrays] = {}
         self.owned: set[int] = set()
         self.spare: list[Arrays] = []
@@ -81,6 +86,38 @@ class Versions:
         made = self.checked(weights)
         self.shapes = {name: array.shape for name, array in made.items()}
         return made
+
+    # ------------------------------ what is given ------------------------------
+
+    def expect(self, first: Arrays, baked: Sequence[str]) -> None:
+        """All versions are like the first one.
+
+        Args:
+            baked: names of the weights the core bakes, in its order.
+        """
+        ffi = _native.core().ffi
+        self._names = (*baked, *(name for name in first if name not in set(baked)))
+        ordered = [first[name] for name in self._names]
+        layout = [n for w in ordered for n in (w.itemsize, w.ndim, *w.shape)]
+        self._layout = np.array(layout, np.int64).tobytes()
+        self._bytes = ffi.new("int64_t[]", [w.nbytes for w in ordered])
+        self._read, self._pointers = _native.arrays().table, ffi.typeof("void *[]")
+
+    def given(self, weights: Mapping[str, ArrayLike]) -> tuple[Arrays, Any]:
+        """:meth:`checked` weights of a whole version, in a dictionary of our own, and their table."""
+        if type(weights) is dict:
+            arrays: Any = dict(weights)
+            found = self._read(arrays, self._names, self._layout, np.ndarray)
+            if found is not None:
+                return arrays, _native.core().ffi.from_buffer(self._pointers, found)
+        arrays = self.checked(weights)
+        return arrays, self.table(arrays)
+
+    def table(self, arrays: Arrays) -> Any:
+        """The table of checked arrays, which must outlive its use."""
+        found = self._read(arrays, self._names, self._layout, np.ndarray)
+        assert found is not None
+        return _native.core().ffi.from_buffer(self._pointers, found)
 
     def checked(self, weights: Mapping[str, ArrayLike], some: bool = False) -> Arrays:
         """All weights (or `some` of them) as arrays of names, shapes and types as before; copies
@@ -107,31 +144,24 @@ class Versions:
             made[name] = array
         return made
 
-    def prepared(
-        self, kernels: CKernels, weights: Mapping[str, ArrayLike], *, ours: bool = False
-    ) -> tuple[Arrays, Any]:
-        """:meth:`checked` weights and ``kernels.pointers`` of them.
-
-        Both are remembered while the same arrays come in the same dictionary again, as those of
-        an optimizer and our own copies do, which take turns.
-
-        Args:
-            ours: they need no check.
-        """
-        known = self._prepared.get(id(weights))
+    def remembered(self, weights: Mapping[str, ArrayLike]) -> tuple[Arrays, Any]:
+        """:meth:`given` weights whose table is remembered while the same arrays come in the same
+        dictionary again, as those of an optimizer do, which take turns."""
+        known = self._tables.get(id(weights))
         if known is not None:
-            of, mapping, each, pointers = known
-            if of is kernels and mapping is weights and all(map(is_, each, mapping.values())):
-                return mapping, pointers
-        arrays: Any = weights if ours else self.checked(weights)
-        pointers = kernels.pointers(arrays)
-        if not ours and not all(map(is_, arrays.values(), weights.values())):
-            return arrays, pointers  # copies, made now and then again
-        if len(self._prepared) >= _REMEMBERED:  # they hold the arrays alive
-            self._prepared.clear()
-        kept: Any = weights
-        self._prepared[id(weights)] = kernels, kept, tuple(arrays.values()), pointers
-        return kept, pointers
+            mapping, names, each, table = known
+            if mapping is weights and _native.arrays().unchanged(mapping, names, each):
+                return mapping, table
+        arrays, table = self.given(weights)
+        if type(weights) is dict and all(arrays[n] is w for n, w in weights.items()):
+            arrays = weights
+            self._remember(arrays, table)  # else copies, made now and then again
+        return arrays, table
+
+    def _remember(self, arrays: Arrays, table: Any) -> None:
+        if len(self._tables) >= _REMEMBERED:  # they hold the arrays alive
+            self._tables.clear()
+        self._tables[id(arrays)] = arrays, tuple(arrays), tuple(arrays.values()), table
 
     # ------------------------------ keeping ------------------------------
 
@@ -143,8 +173,18 @@ class Versions:
     def forget(self, version: int) -> None:
         """The core has not taken this version."""
         arrays = self.kept.pop(version, None)
-        self._prepared.pop(id(arrays), None)
+        self._tables.pop(id(arrays), None)
         self.owned.discard(version)
+
+    @property
+    def holds_offers(self) -> bool:
+        return self.offer_version >= 0 or bool(self.left)
+
+    def follow(self, state: Any, held: int = -1) -> None:
+        """The scheduler has come to `state`: :meth:`settle_offers`, :meth:`release`."""
+        if self.holds_offers or state.offered >= 0:
+            self.settle_offers(state)
+        self.release(state, held)
 
     def release(self, state: Any, held: int = -1) -> None:
         """Forget versions that neither the scheduler nor the active generation needs.
@@ -153,49 +193,66 @@ class Versions:
             state: ``AneSchedState``.
             held: one that is kept all the same.
         """
-        needed = (int(state.active), int(state.pending), held)
-        oldest = int(state.oldest_needed)
-        for version in [v for v in list(self.kept) if v not in needed and v < oldest]:
+        needed = (state.active, state.pending, held)
+        oldest = state.oldest_needed
+        for version in list(self.kept):
+            if version in needed or version >= oldest:
+                continue
             copies = self.kept.pop(version)  # of a set that failed, too
             if version in self.owned:
                 self.owned.discard(version)
                 if len(self.spare) < self.keep_spare:
                     self.spare.append(copies)
                 else:
-                    self._prepared.pop(id(copies), None)
+                    self._tables.pop(id(copies), None)
 
     def clear(self) -> None:
         """Forget everything."""
         self.offered, self.copies, self.offer_version = {}, None, -1
-        for each in (self.left, self.kept, self.spare, self.owned, self._prepared):
+        for each in (self.left, self.kept, self.spare, self.owned, self._tables):
             each.clear()
 
     # ------------------------------ copying ------------------------------
 
-    def snapshot(self, weights: Arrays, handover: bool) -> tuple[Arrays, int]:
-        """A version nobody will write, and the nanoseconds it took: the arrays themselves, or
-        copies in recycled buffers."""
+    def snapshot(self, weights: Arrays, table: Any, handover: bool) -> tuple[Arrays, Any, int]:
+        """A version nobody will write, its table, and the nanoseconds it took: the arrays
+        themselves, or copies in recycled buffers.
+
+        Args:
+            weights, table: as :meth:`given` says.
+        """
         if handover:
             _need_kept(weights)
             self.keep_spare = 0  # nobody copies any more
-            self.spare.clear()
-            return weights, 0
+            while self.spare:
+                self._tables.pop(id(self.spare.pop()), None)
+            return weights, table, 0
         begin = time.monotonic_ns()
         self.keep_spare = _SPARE
         copies = self.buffers()
-        for name, array in weights.items():
-            np.copyto(copies[name], array)
-        return copies, time.monotonic_ns() - begin
+        known = self._tables.get(id(copies))
+        if known is not None and known[0] is copies:
+            to = known[-1]
+        else:
+            to = self.table(copies)
+            self._remember(copies, to)
+        _native.core().lib.ane_sched_snapshot(to, table, self._bytes, len(self._names))
+        return copies, to, time.monotonic_ns() - begin
 
-    def with_offers(self, weights: Arrays, handover: bool) -> tuple[Arrays, int]:
-        """The same for a version of which some weights were offered: those are there already."""
-        if not self.offered or handover:
-            return self.snapshot({**weights, **self.offered}, handover)
+    def with_offers(self, weights: Arrays, table: Any, handover: bool) -> tuple[Arrays, Any, int]:
+        """The same for a version of which some weights may have been offered: those are there
+        already."""
+        if not self.offered:
+            return self.snapshot(weights, table, handover)
+        if handover:
+            made = {**weights, **self.offered}
+            return self.snapshot(made, self.table(made), handover)
         begin = time.monotonic_ns()
         copies = self.copies or self.buffers()
         for name in weights.keys() - self.offered.keys():
             np.copyto(copies[name], weights[name])
-        return {**copies, **self.offered}, time.monotonic_ns() - begin
+        made = {**copies, **self.offered}
+        return made, self.table(made), time.monotonic_ns() - begin
 
     def buffers(self) -> Arrays:
         """Arrays of our own for a whole version."""

@@ -29,10 +29,10 @@ PYTHON: dict[str, set[str]] = {
     "workers": {"engine", "soft", "_native", "errors"},
     "_worker": set(),
     "packing": {"kernel", "errors"},
-    "stats": {"packing", "workers"},
+    "stats": {"packing", "workers", "_native"},
     "totals": {"stats", "workers"},
     "sched_calls": {"kernel", "_native", "errors"},
-    "versions": {"buffers", "kernel"},
+    "versions": {"buffers", "kernel", "_native"},
     "buffers": set(),
     "updates": {"sched_calls", "versions", "kernel", "_native", "errors"},
     "scheduler": {

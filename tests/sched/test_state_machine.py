@@ -283,13 +283,13 @@ def test_trainer_follows_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_submit_that_was_interrupted_does_not_make_later_arrays_ours() -> None:
     """Else an array handed over would be recycled as a buffer and overwritten."""
     with ane.DoubleBufferedTrainer(kernels(), weights(0)) as trainer:
-        pointers = trainer._c.pointers
+        submit = trainer._calls.submit
 
-        def interrupted(_: object) -> object:
-            trainer._c.pointers = pointers
+        def interrupted(*_: object) -> None:
+            trainer._calls.submit = submit  # type: ignore[method-assign]
             raise KeyboardInterrupt
 
-        trainer._c.pointers = interrupted
+        trainer._calls.submit = interrupted  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             trainer.step(weights(1))
         mine = weights(1)
