@@ -297,7 +297,7 @@ class CKernels:
         self._keep: list[Any] = []
         made = single_sources(kernels) if sources is None else sources
         self.kernels, self.programs = [k.name for k in kernels], [s.name for s in made]
-        self.names = _weight_names(kernels)
+        self.names = tuple(_weight_names(kernels))
         for name in self.names:
             if name not in weights:
                 raise ValueError(f"weight {name!r} is not among the {len(weights)} given")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -158,8 +158,7 @@ class LossScale:
 # =============================== AdamW ==========================================
 
 
-@dataclass(frozen=True)
-class _UnderWay:
+class _UnderWay(NamedTuple):
     """An update in the background: where it writes and what it was told."""
 
     target: Version
@@ -261,7 +260,7 @@ class AdamW:
         self._moments = [(Flat(self._shapes), Flat(self._shapes))]  # a second by parts()
         self._g = [Flat(self._shapes)]
         self._at = 0  # the set of gradients to add to
-        self._jobs: dict[tuple[Any, ...], cpu.UpdateTensors] = {}
+        self._jobs: dict[tuple[int, ...], tuple[tuple[str, ...], cpu.UpdateTensors]] = {}
         self._under_way: _UnderWay | None = None
         self.bake = bake
         self._masters = Rotation(self._shapes)
@@ -456,15 +455,17 @@ class AdamW:
             lr = self.lr(self.tried) if callable(self.lr) else self.lr
         scale = self.loss_scale.scale if loss_scale is None else loss_scale
         target, baked = self._places(oldest_needed)
-        key = (*map(id, (self._newest, target, baked, self._moments[0])), self._at, *weights)
-        if key not in self._jobs:
+        key = (id(self._newest), id(target), id(baked), id(self._moments[0]), self._at)
+        known = self._jobs.get(key)
+        if known is None or known[0] is not weights and known[0] != tuple(weights):
             index = {name: i for i, name in enumerate(weights)}
             rows = self._rows(target, ahead=None if baked is target else baked)
-            self._jobs[key] = cpu.UpdateTensors(
+            tensors = cpu.UpdateTensors(
                 [(*row[:6], index.get(n, -1), *row[8:]) for n, row in rows.items()],
                 self._g[self._at].all,
             )
-        job = self._jobs[key].job(
+            known = self._jobs[key] = tuple(weights), tensors
+        job = known[1].job(
             lr=lr,
             betas=self.betas,
             eps=self.eps,

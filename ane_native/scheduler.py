@@ -329,8 +329,9 @@ class DoubleBufferedTrainer:
     def _finish(self) -> BatchStats:
         out = self._calls.finish()
         workers = None if self.workers is None else self.workers.stats()
-        self.stats = stats = batch_stats(out, self._label, self.packing, workers)
-        self._totals.add(stats)
+        told = bytes(_native.core().ffi.buffer(out)), self._label, self.packing, workers
+        self.stats = stats = batch_stats(*told)
+        self._totals.add_raw(*told)
         self._versions.follow(out.state, self._updates.built)
         return stats
 

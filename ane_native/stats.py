@@ -174,8 +174,10 @@ def _numbers() -> Callable[[Any], tuple[int, ...]]:
     return struct.Struct("".join(letters.get(f.type.cname, "") for _, f in fields)).unpack_from
 
 
-def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | None) -> BatchStats:
-    """What the core measured at a boundary (``AneBatchStats``), in milliseconds.
+def batch_stats(
+    measured: bytes, engine: str, packing: Packing, workers: PoolStats | None
+) -> BatchStats:
+    """What the core measured at a boundary (``AneBatchStats``, its bytes), in milliseconds.
 
     Part of every boundary: all numbers are read at once, and the object is filled at once (a
     frozen class's own constructor sets its fields one by one).
@@ -192,7 +194,7 @@ def batch_stats(out: Any, engine: str, packing: Packing, workers: PoolStats | No
         compiling_p50_ns, compiling_p90_ns, compiling_p99_ns,
         updates, updates_skipped, update_ns, background_cpu_ns, background_full_ns,
         failures, compiles_used, compile_limit, programs_loaded,
-    ) = _numbers()(_native.core().ffi.buffer(out))  # fmt: skip
+    ) = _numbers()(measured)  # fmt: skip
     snapshot, wait, swap, submit = snapshot_ns / 1e6, wait_ns / 1e6, swap_ns / 1e6, submit_ns / 1e6
     stall = snapshot + wait + swap + submit
     compile_ms = compile_ns / 1e6 if swapped else None

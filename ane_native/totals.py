@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .stats import BatchStats
+from .stats import BatchStats, batch_stats
 from .workers import PoolStats
 
 __all__ = ["Histogram", "Totals", "TrainerReport", "make_report"]
@@ -72,18 +72,27 @@ class Totals:
         self.spread = {name: Histogram() for name in _SPREAD}
         self.first: BatchStats | None = None
         self.last: BatchStats | None = None
-        self._waiting: list[BatchStats] = []
+        self._waiting: list[BatchStats | tuple[Any, ...]] = []
 
     def add(self, stats: BatchStats) -> None:
-        """Count a boundary. Costs next to nothing: they are added up some hundred at a time."""
-        self._waiting.append(stats)
+        """Count a boundary."""
+        self._wait(stats)
+
+    def add_raw(self, *measured: Any) -> None:
+        """The same for what :func:`batch_stats` is given, an ``AneBatchStats`` as bytes. Costs next
+        to nothing: they are added up some hundred at a time, and are small until then."""
+        self._wait(measured)
+
+    def _wait(self, one: BatchStats | tuple[Any, ...]) -> None:
+        self._waiting.append(one)
         if len(self._waiting) >= 256:
             self.fold()
 
     def fold(self) -> None:
         """Add up what waits."""
         waiting, self._waiting = self._waiting, []
-        for stats in waiting:
+        for one in waiting:
+            stats = batch_stats(*one) if isinstance(one, tuple) else one
             self._fold(stats.__dict__)
             self.first, self.last = self.first or stats, stats
 

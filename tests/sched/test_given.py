@@ -202,7 +202,9 @@ def test_the_figures_of_a_boundary_are_the_core_s_field_by_field() -> None:
     ):
         setattr(out, name, value)
     out.compile_limit = out.compiles_used + 5
-    made = stats.batch_stats(out, "an engine", Packing((), "why"), None).as_dict()
+    made = stats.batch_stats(
+        bytes(ffi.buffer(out)), "an engine", Packing((), "why"), None
+    ).as_dict()
     renamed = {"active": "generation", "update_ns": "optimizer_ms"}
     renamed |= {
         f"{k}_p{p}_ns": f"eval_{k}_p{p}_ms" for k in ("idle", "compiling") for p in (50, 90, 99)
