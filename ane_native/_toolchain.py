@@ -26,6 +26,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,6 +69,15 @@ def is_clang(command: str) -> bool:
     return out.returncode == 0 and "clang" in out.stdout
 
 
+def numbered_clangs() -> list[str]:
+    """Every clang-NN of the search path, the newest first."""
+    found: set[str] = set()
+    for folder in os.get_exec_path():
+        with contextlib.suppress(OSError):
+            found.update(n for n in os.listdir(folder) if re.fullmatch(r"clang-\d+", n))
+    return sorted(found, key=lambda n: -int(n.split("-")[1]))
+
+
 @functools.cache
 def compiler() -> list[str]:
     """The clang to use: $CC if that is one, clang, the newest clang-NN, then a Swift toolchain's.
@@ -75,12 +85,7 @@ def compiler() -> list[str]:
     Raises:
         ToolchainError: there is none.
     """
-    names = [os.environ.get("CC", ""), "clang"]
-    numbered: set[str] = set()
-    for folder in os.get_exec_path():
-        with contextlib.suppress(OSError):
-            numbered.update(n for n in os.listdir(folder) if re.fullmatch(r"clang-\d+", n))
-    names += sorted(numbered, key=lambda n: -int(n.split("-")[1]))
+    names = [os.environ.get("CC", ""), "clang", *numbered_clangs()]
     names += [str(root / "usr/bin/clang") for root in swift_roots()]
     for name in names:
         if name and is_clang(name):
@@ -379,6 +384,8 @@ def link(objects: Sequence[Path], out: Path, flags: Sequence[str] = ()) -> bool:
     Returns True when the linker ran.
     """
     fresh = out.with_name(f"{out.name}.new")
+    if "-shared" not in flags and "-fsanitize=thread" in flags:
+        flags = [*flags, *thread_sanitizer_libs()]
     command = [*compiler(), *map(str, objects), *flags, "-o", str(fresh)]
     stamp = out.with_name(f"{out.name}.cmd")
     newest = max((o.stat().st_mtime_ns for o in objects), default=0)
@@ -400,6 +407,59 @@ def sanitize_flags(kinds: str) -> list[str]:
     if not kinds:
         return []
     return [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
+
+
+def link_thread_sanitizer(clang: Sequence[str], libs: Sequence[str] = ()) -> str:
+    """What is said when an empty program is linked with the thread sanitizer; "" when it works."""
+    with tempfile.TemporaryDirectory(prefix="ane-tsan-") as folder:
+        source, program = Path(folder) / "empty.c", Path(folder) / "empty"
+        source.write_text("int main(void) { return 0; }\n")
+        command = [*clang, "-fsanitize=thread", str(source), *libs, "-o", str(program)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr or "no reason was given"
+
+
+@functools.cache
+def thread_sanitizer_libs() -> tuple[str, ...]:
+    """What a program under the thread sanitizer is linked with besides: nothing, or, where the
+    runtime stands before libdispatch (a Swift toolchain's clang), that and the blocks runtime. The
+    program itself goes on using the GCD it was built with.
+
+    Raises:
+        ToolchainError: it cannot be linked; what is missing, and which clang of this system can.
+    """
+    said = link_thread_sanitizer(compiler())
+    if not said:
+        return ()
+    needs_dispatch = "dispatch" in said or "_Block" in said
+    if needs_dispatch:
+        for library in dispatch_candidates():
+            blocks = library.parent / "libBlocksRuntime.so"
+            if not (library.is_file() and blocks.is_file()):
+                continue
+            libs = (str(library), str(blocks), f"-Wl,-rpath,{library.parent}")
+            if not link_thread_sanitizer(compiler(), libs):
+                return libs
+    lines = [f"no program links under the thread sanitizer of {shlex.join(compiler())}:"]
+    if needs_dispatch:
+        folders = dict.fromkeys(str(c.parent) for c in dispatch_candidates())
+        lines += [
+            "its runtime needs libdispatch.so and libBlocksRuntime.so, in one directory; none of",
+            f"these has both, in a form that fits: {', '.join(folders)}",
+        ]
+    else:
+        lines += said.splitlines()[:5]
+    others = [c for c in numbered_clangs() if is_clang(c) and not link_thread_sanitizer([c])]
+    lines.append("This puts it right:")
+    if others:
+        lines.append(f"    CC={others[0]} make tsan")
+    elif needs_dispatch:
+        lines.append(
+            "    SWIFT_TOOLCHAIN=DIR make tsan     (the directory that holds usr/bin/swift)"
+        )
+    if not others and not MACOS:
+        lines.append("    sudo apt-get install clang-14 && CC=clang-14 make tsan")
+    raise ToolchainError("\n".join(lines))
 
 
 def sanitizer_options(folder: Path) -> dict[str, str]:

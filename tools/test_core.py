@@ -32,7 +32,7 @@ def build_program(gcd_choice: str | None, sanitize: str) -> Path:
     tc.probe_objc(out)
     test = ROOT / "tests" / "c" / "test_core.c"
     with tc.build_lock(out):
-        flags = (*core.common_flags(gcd, sanitize), "-Wshadow")
+        flags = (*core.common_flags(gcd, sanitize), "-Wshadow", "-Werror")
         units = [*core.units(out, gcd, sanitize), tc.Unit(test, out / "test_core.c.o", flags)]
         tc.compile_all(units)
         program = out / "test_core"

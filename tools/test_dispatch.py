@@ -23,9 +23,9 @@ import _toolchain as tc
 def build(gcd, sanitize: str) -> Path:
     """Build the test program for one GCD and return it."""
     out = ROOT / "build" / "-".join(["dispatch", gcd.name, *filter(None, [sanitize])])
-    flags = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
+    flags = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Wshadow"]
     flags += [f"-I{ROOT / 'ane_native'}", *gcd.flags(), *tc.sanitize_flags(sanitize)]
-    flags += ["-Wno-sign-conversion"]
+    flags += ["-Wconversion", "-Wno-sign-conversion"]
     sources = [ROOT / "tests" / "c" / "test_dispatch.c"]
     if gcd.name == "bundled":
         flags += ["-DANE_GCD_IDLE_MS=300"]

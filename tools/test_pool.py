@@ -29,7 +29,7 @@ def program(sanitize: str) -> Path:
     """Build the test program and return it."""
     out = ROOT / "build" / "-".join(["pool", *filter(None, [sanitize.replace(",", "-")])])
     flags = tc.sanitize_flags(sanitize)
-    common = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow"]
+    common = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Wshadow"]
     common += [f"-I{ROOT / 'ane_native'}", *flags]
     sources = [ROOT / "ane_native" / name for name in CORE]
     sources.append(ROOT / "tests" / "c" / "test_pool.c")

@@ -40,8 +40,9 @@ import _toolchain as tc
 
 def objects(out: Path, tests: tuple[str, ...], flags: list[str]) -> list[Path]:
     """Compile the scheduler, the bundled GCD and these files of tests/c."""
-    common = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
-    common += ["-Wno-sign-conversion", f"-I{ROOT / 'ane_native'}", f"-I{ROOT / 'tests' / 'c'}"]
+    common = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Wshadow"]
+    common += ["-Wconversion", "-Wno-sign-conversion"]
+    common += [f"-I{ROOT / 'ane_native'}", f"-I{ROOT / 'tests' / 'c'}"]
     common += tc.gcd("bundled").flags()
     sources = [ROOT / "ane_native" / name for name in (*CORE, "_dispatch_small.c")]
     sources += [ROOT / "tests" / "c" / name for name in tests]

@@ -62,25 +62,39 @@ void *__wrap_realloc(void *old, size_t bytes) { return oom() ? NULL : __real_rea
 enum { KERNELS = 4, WEIGHTS = 5, COUNT = 32, SETS = 3 };
 static const int32_t CHAIN[KERNELS] = {0, 1, 2, 3};
 
-static AnePort port(const char *name) { return (AnePort){.name = name, .dtype = ANE_F16, .rank = 4, .shape = {1, 4, 1, 32}}; }
+static AnePort port(const char *name) {
+    return (AnePort){.name = name, .dtype = ANE_F16, .rank = 4, .shape = {1, 4, 1, 32}};
+}
+
+/* A weight file of `rows` rows. */
+static AneBlob blob_of(const char *path, int32_t weight, int64_t rows) {
+    return (AneBlob){.path = path, .weight = weight, .transform = ANE_BAKE_PLAIN, .rows = rows, .cols = COUNT / rows};
+}
 
 static int make(int32_t staleness, bool canary, int32_t trace, AneHandle *out, AneError *err) {
     static const char *const name[KERNELS] = {"k0", "k1", "k2", "k3"};
     AnePort in = port("x"), result = port("y");
-    const AneBlob blob[] = {
-        {"@model_path/weights/a", 0, ANE_BAKE_PLAIN, 4, COUNT / 4, NULL}, {"@model_path/weights/b", 1, ANE_BAKE_PLAIN, 1, COUNT, NULL},
-        {"@model_path/weights/b", 1, ANE_BAKE_PLAIN, 1, COUNT, NULL},     {"@model_path/weights/c", 2, ANE_BAKE_PLAIN, 1, COUNT, NULL},
-        {"@model_path/weights/d", 3, ANE_BAKE_PLAIN, 1, COUNT, NULL},     {"@model_path/weights/frozen", 4, ANE_BAKE_PLAIN, 1, COUNT, NULL}};
+    const AneBlob blob[] = {blob_of("@model_path/weights/a", 0, 4), blob_of("@model_path/weights/b", 1, 1),
+                            blob_of("@model_path/weights/b", 1, 1), blob_of("@model_path/weights/c", 2, 1),
+                            blob_of("@model_path/weights/d", 3, 1), blob_of("@model_path/weights/frozen", 4, 1)};
     static const int first[KERNELS] = {0, 2, 4, 5}, blobs[KERNELS] = {2, 2, 1, 1};
     AneSource source[KERNELS];
     AneKernel kernel[KERNELS];
     for (int k = 0; k < KERNELS; k++) {
-        source[k] = (AneSource){name[k], "null", 4, &blob[first[k]], blobs[k]};
-        kernel[k] = (AneKernel){name[k], k, NULL, &in, 1, &result, 1};
+        source[k] = (AneSource){.name = name[k], .mil = "null", .mil_bytes = 4, .blobs = &blob[first[k]], .n_blobs = blobs[k]};
+        kernel[k] = (AneKernel){
+            .name = name[k], .program = k, .function = NULL, .inputs = &in, .n_inputs = 1, .outputs = &result, .n_outputs = 1};
     }
     const int64_t counts[WEIGHTS] = {COUNT, COUNT, COUNT, COUNT, COUNT};
-    const AneWire wires[] = {{0, 0, 1, 0}, {1, 0, 2, 0}};
-    const AneSchedOptions options = {staleness, 17, NULL_FOREGROUND_QOS, canary, trace, 0, 0};
+    const AneWire wires[] = {{.from = 0, .output = 0, .to = 1, .input = 0, .shared = 0},
+                             {.from = 1, .output = 0, .to = 2, .input = 0, .shared = 0}};
+    const AneSchedOptions options = {.staleness = staleness,
+                                     .background_qos = 17,
+                                     .foreground_qos = NULL_FOREGROUND_QOS,
+                                     .canary = canary,
+                                     .trace = trace,
+                                     .pool = 0,
+                                     .tell_apart = 0};
     return ane_sched_create(source, KERNELS, kernel, KERNELS, counts, WEIGHTS, wires, 2, &options, out, err);
 }
 
@@ -551,6 +565,7 @@ static void percentiles_are_those_of_the_sorted_samples(void) {
 
 #include "test_sched_storm.h"
 #include "test_sched_update.h"
+#include "test_sched_grad.h"
 
 static const struct {
     const char *name;
@@ -569,6 +584,7 @@ static const struct {
     TEST(updates_in_the_background_are_those_of_the_foreground_to_the_bit),
     TEST(one_update_at_a_time_and_none_is_asked_for_nothing),
     TEST(a_version_that_is_provided_is_built_and_one_that_is_not_leaves_no_lag),
+    TEST(a_gradient_that_was_waited_for_alone_is_whole_and_left_alone),
     TEST(every_allocation_may_fail),
 };
 

@@ -45,7 +45,15 @@ static void learn(Learner *l) {
     memcpy(l->want.g, g, sizeof l->want.g);
     AneUpdateTensor t[TRAINED];
     for (int w = 0; w < TRAINED; w++)
-        t[w] = (AneUpdateTensor){l->want.p[w], l->want.p[w], l->want.m[w], l->want.v[w], l->want.g[w], COUNT, 0.1f, -1};
+        t[w] = (AneUpdateTensor){.p_in = l->want.p[w],
+                                 .p_out = l->want.p[w],
+                                 .m = l->want.m[w],
+                                 .v = l->want.v[w],
+                                 .g = l->want.g[w],
+                                 .count = COUNT,
+                                 .weight_decay = 0.1f,
+                                 .weight = -1,
+                                 .ahead = NULL};
     const AneUpdateJob job = describe(t, l->want.g[0], l->want.steps);
     CHECK(ane_cpu_update(&job, &l->want.result, NULL) == ANE_OK);
     l->want.steps += l->want.result.applied;
@@ -92,7 +100,15 @@ static int submit_learner(Learner *l, bool build, AneError *err) {
     AneUpdateTensor t[TRAINED];
     const void *pointers[WEIGHTS];
     for (int w = 0; w < TRAINED; w++)
-        t[w] = (AneUpdateTensor){from[w], to[w], l->m[w], l->v[w], g[w], COUNT, 0.1f, w};
+        t[w] = (AneUpdateTensor){.p_in = from[w],
+                                 .p_out = to[w],
+                                 .m = l->m[w],
+                                 .v = l->v[w],
+                                 .g = g[w],
+                                 .count = COUNT,
+                                 .weight_decay = 0.1f,
+                                 .weight = w,
+                                 .ahead = NULL};
     for (int w = 0; w < WEIGHTS; w++)
         pointers[w] = to[w];
     l->version[l->target] = s.newest + 1;
