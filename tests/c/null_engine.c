@@ -305,20 +305,26 @@ static int64_t version_of(const AneSourceDef *k, const AneBlobDef *b, const floa
     return (int64_t)weight[0];
 }
 
+/* Element i of a weight as a bake rounds it. */
+static uint16_t rounded(const AneBlobDef *b, const void *const *weights, size_t i) {
+    if (b->dtype == ANE_F16)
+        return ((const uint16_t *)weights[b->weight])[i];
+    const float factor = b->scale < 0 ? 1.0f : *(const float *)weights[b->scale];
+    const float scaled = ((const float *)weights[b->weight])[i] * factor;
+    uint16_t half;
+    ane_cpu_half_from_float(&scaled, &half, 1);
+    return half;
+}
+
 /* A file that the update wrote holds what a bake of the same weight would. Takes it over. */
 static void check_file(const AneSourceDef *k, const AneBlobDef *b, const void *const *weights, void **file) {
-    const float *weight = weights[b->weight], factor = b->scale < 0 ? 1.0f : *(const float *)weights[b->scale];
     uint8_t head[ANE_BLOB_HEAD];
     size_t rows = (size_t)b->rows, cols = (size_t)b->cols;
     ane_blob_head(head, rows * cols);
     const uint16_t *half = (const uint16_t *)(const void *)((uint8_t *)*file + ANE_BLOB_HEAD);
     bool good = memcmp(head, *file, sizeof head) == 0;
-    for (size_t i = 0; i < rows * cols && good; i++) {
-        const float scaled = weight[i] * factor;
-        uint16_t want;
-        ane_cpu_half_from_float(&scaled, &want, 1);
-        good = half[b->transform == ANE_BAKE_PLAIN ? i : i % cols * rows + i / cols] == want;
-    }
+    for (size_t i = 0; i < rows * cols && good; i++)
+        good = half[b->transform == ANE_BAKE_PLAIN ? i : i % cols * rows + i / cols] == rounded(b, weights, i);
     if (!good)
         null_violation("kernel %s, %s: the update's file is not what a bake writes", k->name, b->path);
     ADD(g.n.files_taken, 1);
@@ -337,7 +343,7 @@ static int64_t stamp(const AneSourceDef *k, const void *const *weights, void **f
             continue;
         if (GET(g_unstamped)) { /* one of its own for each bake: nothing is shared */
             for (int64_t e = 0; e < b->rows * b->cols; e++)
-                if (isnan(((const float *)weights[b->weight])[e]))
+                if ((rounded(b, weights, (size_t)e) & 0x7FFFu) > 0x7C00u)
                     null_violation("kernel %s, %s: element %lld is not a number", k->name, b->path, (long long)e);
             version = 0;
             continue;

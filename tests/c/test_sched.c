@@ -58,6 +58,8 @@ void *__wrap_realloc(void *old, size_t bytes) { return oom() ? NULL : __real_rea
 
 /* ============================== The kernel set ============================ */
 
+static int32_t g_dtype = ANE_F32; /* of the weights that kernels bake, but for the frozen one */
+
 /* Three kernels in a wired chain; k0 and k1 share a weight; k3 bakes frozen weights only. */
 enum { KERNELS = 4, WEIGHTS = 5, COUNT = 32, SETS = 3 };
 static const int32_t CHAIN[KERNELS] = {0, 1, 2, 3};
@@ -74,10 +76,13 @@ static AneBlob blob_of(const char *path, int32_t weight, int64_t rows) {
 static int make(int32_t staleness, bool canary, int32_t trace, AneHandle *out, AneError *err) {
     static const char *const name[KERNELS] = {"k0", "k1", "k2", "k3"};
     AnePort in = port("x"), result = port("y");
-    const AneBlob blob[] = {blob_of("@model_path/weights/a", 0, 4), blob_of("@model_path/weights/b", 1, 1),
-                            blob_of("@model_path/weights/b", 1, 1), blob_of("@model_path/weights/c", 2, 1),
-                            blob_of("@model_path/weights/d", 3, 1), blob_of("@model_path/weights/frozen", 4, 1)};
+    AneBlob blob[] = {blob_of("@model_path/weights/a", 0, 4), blob_of("@model_path/weights/b", 1, 1),
+                      blob_of("@model_path/weights/b", 1, 1), blob_of("@model_path/weights/c", 2, 1),
+                      blob_of("@model_path/weights/d", 3, 1), blob_of("@model_path/weights/frozen", 4, 1)};
     static const int first[KERNELS] = {0, 2, 4, 5}, blobs[KERNELS] = {2, 2, 1, 1};
+    for (int b = 0; b < 5; b++)
+        blob[b].dtype = g_dtype;
+    blob[0].transform = g_dtype == ANE_F16 ? ANE_BAKE_TRANSPOSE : ANE_BAKE_PLAIN;
     AneSource source[KERNELS];
     AneKernel kernel[KERNELS];
     for (int k = 0; k < KERNELS; k++) {
@@ -208,9 +213,17 @@ static int submit(Stepper *t, AneError *err) {
     return ane_sched_submit(t->h, pointers, 0, err);
 }
 
+/* What is ready is installed before the boundary, now and then. */
+static int install(AneHandle h, bool wanted, AneError *err) {
+    int status = wanted ? ane_sched_install(h, err) : ANE_SKIP;
+    return status == ANE_SKIP ? ANE_OK : status;
+}
+
 /* One boundary in slices. ANE_AGAIN: left in the middle of a wait. */
 static int step(Stepper *t, int32_t slice_ms, AneBatchStats *out, AneError *err) {
-    int status;
+    int status = install(t->h, dice(t, 2) == 0, err);
+    if (status < 0)
+        return status;
     while ((status = ane_sched_boundary(t->h, slice_ms, err)) == ANE_AGAIN)
         if (t->impatient && dice(t, 4) == 0)
             return ANE_AGAIN;
@@ -483,6 +496,40 @@ static void an_interrupted_wait_counts_only_what_was_waited(void) {
     check_clean();
 }
 
+static void a_weight_is_of_one_dtype_and_what_is_rounded_takes_no_scale(void) {
+    AnePort in = port("x"), result = port("y");
+    const int64_t counts[] = {COUNT, 1};
+    const AneSchedOptions options = {1, 17, NULL_FOREGROUND_QOS, false, 0, 0, 0};
+    static const struct {
+        int32_t dtype[2], scale;
+        const char *said;
+    } cases[] = {{{ANE_F16, ANE_F32}, 0, "weight 0 is of dtype 2 here and of 1 elsewhere"},
+                 {{0, ANE_F16}, 0, "weight 0 is of dtype 1 here and of 2 elsewhere"},
+                 {{ANE_F16, ANE_F16}, 2, "a weight of dtype 1 with a scale, expected ANE_F32"},
+                 {{3, 3}, 0, "a weight of dtype 3, expected ANE_F32 or ANE_F16"},
+                 {{0, ANE_F32}, 2, ""},
+                 {{ANE_F16, ANE_F16}, 0, ""}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        AneBlob blob[2];
+        for (int b = 0; b < 2; b++) {
+            blob[b] = blob_of(b ? "@model_path/weights/b" : "@model_path/weights/a", 0, 1);
+            blob[b].scale = cases[i].scale;
+            blob[b].dtype = cases[i].dtype[b];
+        }
+        const AneSource source = {"k", "null", 4, blob, 2};
+        const AneKernel kernel = {"k", 0, NULL, &in, 1, &result, 1};
+        AneError err = {0};
+        AneHandle h;
+        int status = ane_sched_create(&source, 1, &kernel, 1, counts, 2, NULL, 0, &options, &h, &err);
+        CHECK(status == (*cases[i].said ? ANE_E_ARG : ANE_OK));
+        if (*cases[i].said)
+            CHECK(strstr(err.text, cases[i].said) != NULL);
+        if (status == ANE_OK)
+            CHECK(close_all(h) == ANE_OK);
+    }
+    check_clean();
+}
+
 static void wrong_calls_get_a_status(void) {
     Stepper t;
     AneHandle h = start(&t, -1);
@@ -581,7 +628,9 @@ static const struct {
     TEST(an_interrupted_wait_counts_only_what_was_waited),
     TEST(wrong_calls_get_a_status),
     TEST(percentiles_are_those_of_the_sorted_samples),
+    TEST(a_weight_is_of_one_dtype_and_what_is_rounded_takes_no_scale),
     TEST(updates_in_the_background_are_those_of_the_foreground_to_the_bit),
+    TEST(an_update_writes_what_the_kernels_are_made_from),
     TEST(one_update_at_a_time_and_none_is_asked_for_nothing),
     TEST(a_version_that_is_provided_is_built_and_one_that_is_not_leaves_no_lag),
     TEST(a_gradient_that_was_waited_for_alone_is_whole_and_left_alone),

@@ -8,7 +8,8 @@ enum { TRAINED = WEIGHTS - 1, BUFFERS = 4 };
 typedef struct {
     AneHandle h;
     float p[BUFFERS][WEIGHTS][COUNT], m[TRAINED][COUNT], v[TRAINED][COUNT], g[2][TRAINED][COUNT];
-    int64_t version[BUFFERS]; /* of the masters in it, -1: free */
+    uint16_t half[BUFFERS][TRAINED][COUNT]; /* handed over in place of p, and p[0] is updated in place, with g_dtype ANE_F16 */
+    int64_t version[BUFFERS]; /* of the weights in it, -1: free */
     int newest, target, gradients;
     int64_t steps, taken, skipped, applied;
     bool under_way, built;
@@ -61,6 +62,15 @@ static void learn(Learner *l) {
 
 static bool same(const void *a, const void *b, size_t n) { return memcmp(a, b, n) == 0; }
 
+static float (*masters(Learner *l))[COUNT] { return l->p[g_dtype == ANE_F16 ? 0 : l->newest]; }
+
+/* What is handed over are the newest masters, rounded. */
+static bool is_rounded(Learner *l) {
+    uint16_t want[TRAINED][COUNT];
+    ane_cpu_half_from_float(masters(l)[0], want[0], TRAINED * COUNT);
+    return g_dtype != ANE_F16 || same(l->half[l->newest], want, sizeof want);
+}
+
 /* Take note of an update that has ended. ANE_AGAIN when the slice was too short. */
 static int collect(Learner *l, int32_t slice_ms) {
     AneUpdateResult r;
@@ -79,7 +89,7 @@ static int collect(Learner *l, int32_t slice_ms) {
     }
     l->applied += r.applied;
     l->skipped += !r.applied;
-    CHECK(same(l->p[l->newest], l->want.p, sizeof l->want.p) && same(l->m, l->want.m, sizeof l->m) && same(l->v, l->want.v, sizeof l->v));
+    CHECK(same(masters(l), l->want.p, sizeof l->want.p) && is_rounded(l) && same(l->m, l->want.m, sizeof l->m) && same(l->v, l->want.v, sizeof l->v));
     return ANE_OK;
 }
 
@@ -96,7 +106,8 @@ static int submit_learner(Learner *l, bool build, AneError *err) {
     if (l->target < 0)
         return ANE_E_STATE;
     learn(l);
-    float(*from)[COUNT] = l->p[l->newest], (*to)[COUNT] = l->p[l->target], (*g)[COUNT] = l->g[l->gradients];
+    const bool rounded = g_dtype == ANE_F16;
+    float(*from)[COUNT] = masters(l), (*to)[COUNT] = rounded ? from : l->p[l->target], (*g)[COUNT] = l->g[l->gradients];
     AneUpdateTensor t[TRAINED];
     const void *pointers[WEIGHTS];
     for (int w = 0; w < TRAINED; w++)
@@ -108,9 +119,9 @@ static int submit_learner(Learner *l, bool build, AneError *err) {
                                  .count = COUNT,
                                  .weight_decay = 0.1f,
                                  .weight = w,
-                                 .ahead = NULL};
+                                 .ahead_f16 = rounded ? l->half[l->target][w] : NULL};
     for (int w = 0; w < WEIGHTS; w++)
-        pointers[w] = to[w];
+        pointers[w] = rounded && w < TRAINED ? (const void *)l->half[l->target][w] : to[w];
     l->version[l->target] = s.newest + 1;
     const AneUpdateJob job = describe(t, g[0], l->steps);
     status = ane_sched_submit_update(l->h, &job, pointers, build, err);
@@ -127,7 +138,9 @@ static int submit_learner(Learner *l, bool build, AneError *err) {
 
 /* One boundary with an update. ANE_AGAIN: left in the middle of a wait. */
 static int step_learner(Learner *l, int32_t slice_ms, AneBatchStats *out, AneError *err) {
-    int status;
+    int status = install(l->h, toss(l, 4) == 0, err);
+    if (status < 0)
+        return status;
     while ((status = collect(l, slice_ms)) == ANE_AGAIN)
         if (l->impatient && toss(l, 4) == 0)
             return ANE_AGAIN;
@@ -159,8 +172,9 @@ static AneHandle start_learner(Learner *l, int32_t staleness, uint64_t seed) {
                 l->p[b][w][i] = w < TRAINED ? 1.0f : 7.0f;
     memcpy(l->want.p, l->p[0], sizeof l->want.p);
     const void *pointers[WEIGHTS];
+    ane_cpu_half_from_float(l->p[0][0], l->half[0][0], TRAINED * COUNT);
     for (int w = 0; w < WEIGHTS; w++)
-        pointers[w] = l->p[0][w];
+        pointers[w] = g_dtype == ANE_F16 && w < TRAINED ? (const void *)l->half[0][w] : l->p[0][w];
     CHECK(make(staleness, true, 256, &l->h, &err) == ANE_OK);
     CHECK(ane_sched_submit(l->h, pointers, 0, &err) == ANE_OK);
     int status;
@@ -181,7 +195,9 @@ static void collect_all(Learner *l) {
 
 static void updates_in_the_background_are_those_of_the_foreground_to_the_bit(void) {
     static Learner l;
-    for (int32_t staleness = -1; staleness < 3; staleness++) {
+    for (int32_t run = -1; run < 7; run++) {
+        const int32_t staleness = run < 3 ? run : run - 4;
+        g_dtype = run < 3 ? ANE_F32 : ANE_F16;
         null_reset();
         null_stamps(false);
         AneBatchStats s = {0};
@@ -205,6 +221,27 @@ static void updates_in_the_background_are_those_of_the_foreground_to_the_bit(voi
         null_stamps(true);
         check_clean();
     }
+    g_dtype = ANE_F32;
+}
+
+static void an_update_writes_what_the_kernels_are_made_from(void) {
+    static Learner l;
+    AneError err;
+    for (int i = 0; i < 2; i++) {
+        null_reset();
+        null_stamps(false);
+        g_dtype = i ? ANE_F16 : ANE_F32;
+        AneHandle h = start_learner(&l, 1, 3);
+        CHECK(ane_sched_boundary(h, 50, &err) == ANE_OK);
+        g_dtype = i ? ANE_F32 : ANE_F16; /* the learner takes them for the other */
+        CHECK(submit_learner(&l, true, &err) == ANE_E_ARG);
+        CHECK(strstr(err.text, i ? "the update writes float32, the kernels are made from float16"
+                                 : "the update writes float16, the kernels are made from float32") != NULL);
+        CHECK(close_all(h) == ANE_OK);
+        null_stamps(true);
+        check_clean();
+    }
+    g_dtype = ANE_F32;
 }
 
 static void one_update_at_a_time_and_none_is_asked_for_nothing(void) {
@@ -268,6 +305,7 @@ static void update_storm(int64_t updates, uint64_t seed) {
     while (done < updates) {
         null_set_chance(NULL_BAKE, 0);
         null_set_chance(NULL_COMPILE, 0);
+        g_dtype = (lives + lives / 4) % 2 ? ANE_F16 : ANE_F32;
         AneHandle h = start_learner(&l, bounds[lives % 4], seed + (uint64_t)lives);
         l.impatient = true;
         for (int c = NULL_BAKE; c <= NULL_COMPILE; c++)
@@ -303,6 +341,7 @@ static void update_storm(int64_t updates, uint64_t seed) {
         lives++;
         check_clean();
     }
+    g_dtype = ANE_F32;
     null_reset();
     null_stamps(true);
     printf("updates: %lld (%lld skipped) of %lld schedulers, %lld failed sets, %.0f/s\n", (long long)done, (long long)skipped,
