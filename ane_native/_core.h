@@ -4,7 +4,10 @@
  * Implemented by
  *   _core.m            the door: engine, classes, budget, answers (Objective-C)
  *   _core_surface.m    surfaces
- *   _core_program.m    programs and requests
+ *   _core_program.m    programs: one per identity, shared
+ *   _core_stage.m      their sources and staging directories
+ *   _core_bind.m       procedures, requests, evaluations
+ *   _core_single.m     one program by a handle of its own
  *   _core_sched.c      double-buffer scheduler on GCD
  *   _core_canary.c     first evaluation of a new program
  *   _core_stats.c      latencies, trace

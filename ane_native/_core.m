@@ -16,7 +16,7 @@
  *
  * This file opens the engine, checks every class and selector, keeps the
  * compile budget and turns answers into errors. Surfaces are in
- * _core_surface.m, programs and requests in _core_program.m.
+ * _core_surface.m, programs in _core_program.m, requests in _core_bind.m.
  *
  * The private methods are declared as protocols (_core_door.h), so the compiler
  * types each send for the runtime at hand. Retain/release by hand; every entry
