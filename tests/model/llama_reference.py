@@ -246,7 +246,8 @@ def loss_and_gradients(
     surfaces[str(program.x)] = table[tokens].T
     chain(program.forward)
     loss, dlogits = cross_entropy(read(program.logits), targets)
-    surfaces[str(program.dlogits)] = dlogits * scale
+    place = str(program.dlogits)  # in the memory of the logits, where it is wired so
+    surfaces[program.wires.get(place, place)] = dlogits * scale
     chain(program.backward)
     grads = {name: np.zeros(value.shape) for name, value in params.items()}
     for job in program.grad_jobs:
