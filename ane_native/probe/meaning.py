@@ -317,7 +317,7 @@ def numerics(bench: Bench) -> Made:
         found["2^-14 * 0.5"] = str(got)
     cliff = next((k for k, v in found.items() if k.startswith("dot") and v == "inf"), "none")
     return (
-        f"first infinite dot: {cliff}; sum of 2049 ones: {found['sum of 2049 ones']}; "
+        f"first infinite sum of products: {cliff.removeprefix('dot ')}; sum of 2049 ones: {found['sum of 2049 ones']}; "
         f"subnormals {'kept' if got else 'flushed'}",
         {"rows": found},
     )

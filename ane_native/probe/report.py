@@ -128,7 +128,9 @@ class Report:
             "SOFTWARE - says nothing about Apple hardware" if engine["software"] else engine["chip"]
         )
         timing = f", timing={engine['timing']}" if engine.get("timing") else ""
-        return f"{engine['name']}{timing}: {kind}; {self.about['system']} {self.about['os_build']}"
+        system, build = self.about["system"], self.about["os_build"]
+        on = system if build in system else f"{system} {build}"
+        return f"{engine['name']}{timing}: {kind}; {on}"
 
     def table(self) -> Any:
         """A table for rich."""
@@ -136,13 +138,13 @@ class Report:
         from rich.text import Text
 
         table = Table(title=self.title(), title_justify="left", expand=False)
-        for column in ("experiment", "", "what was seen", "s"):
+        for column in ("experiment", "outcome", "what was seen", "s"):
             table.add_column(column, justify="right" if column == "s" else "left", overflow="fold")
         for row in self.rows:
             status = Text(
                 WORDS.get(row["status"], row["status"]), style=STYLE.get(row["status"], "")
             )
-            said = Text(row["said"])
+            said = Text(_PROGRAM.sub("<program>", row["said"]))
             said.append(f"\n{row['settles']}", style="dim")
             table.add_row(row["name"], status, said, f"{row['seconds']:.1f}")
         return table
@@ -179,6 +181,9 @@ class Report:
         plt.close(figure)
         return True
 
+
+#: The staging directory of a program: three hashes, which tell a reader nothing.
+_PROGRAM = re.compile(r"(?:/[^\s'\"()]*/|<staging>/)[0-9A-F]{64}(?:_[0-9A-F]{64})*")
 
 #: Parts of error texts that name a user or a place: temporary and home directories, staging.
 _PLACES = (

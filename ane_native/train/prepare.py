@@ -71,7 +71,8 @@ def budget_text(config: TrainConfig, engine: Engine) -> str:
     limit = engine.info()["compile_limit"]
     if config.workers:
         text = "no limit of compiles" if limit is None else f"{limit} compiles per process"
-        return f"{text}; {config.workers} worker processes compile"
+        many = "" if config.workers == "auto" else f"{config.workers} "
+        return f"{text}; {many}worker processes compile"
     if limit is None:
         lifted = engine.software and config.compile_limit is None
         how = "softane's limit is lifted; --compile-limit N keeps one" if lifted else "none counted"

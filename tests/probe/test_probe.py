@@ -178,3 +178,27 @@ def test_ctrl_c_leaves_a_partial_report_and_no_child(
     assert report.about["complete"] is False
     assert report.about["stopped_at"] in ("compiles", "client-path")
     assert len(report.rows) <= 1
+
+
+@software
+def test_the_table_says_whose_figures_they_are_and_no_paths(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setenv("SOFTANE_COMPILE_LIMIT", "5")
+    report = probe.run(only=["compile-limit", "throughput", "numerics"], quick=True)
+    Console(width=200, highlight=False).print(report.table())
+    shown = capsys.readouterr().out
+    assert "computed by this machine's processor" in shown
+    assert "first infinite sum of products: 32768" in shown
+    assert "ANECCompile(<program>) FAILED" in shown
+    assert "outcome" in shown
+    assert shown.splitlines()[0].count(report.about["os_build"]) == 1
+
+
+def test_a_build_that_the_system_does_not_name_is_in_the_title() -> None:
+    report = probe.Report.begin(quick=True, os_build="25F84", version="1", format="x")
+    report.about["engine"] = {"name": "apple", "software": False, "chip": "M4"}
+    report.about["system"] = "Darwin 25.5.0"
+    assert report.title() == "apple: M4; Darwin 25.5.0 25F84"
