@@ -117,7 +117,8 @@ class TraceLog:
 
     def add(self, events: Iterable[TraceEvent]) -> None:
         """Take over what :meth:`DoubleBufferedTrainer.drain_trace` gave."""
-        for e in events:
+        # a job may tell of its compile before the thread that began it tells of the submit
+        for e in sorted(events, key=lambda e: e.begin_ns):
             track = TRACK_OF.get(e.kind, MAIN)
             name = e.kernel if e.kind == "eval" and e.kernel else e.kind
             if e.kind == "generation":

@@ -153,6 +153,19 @@ def test_a_run_with_workers_makes_a_timeline_whose_arrows_join(tmp_path: Path) -
         assert snapshot < compiled < published
 
 
+def test_a_compile_that_is_told_before_its_submit_has_its_arrow(tmp_path: Path) -> None:
+    trace = TraceLog(origin_ns=0)
+    events = [  # as they were recorded: the job was quicker than the thread that began it
+        ("compile", "a", 3, 40, 60, 77),
+        ("publish", None, 3, 70, 72, 0),
+        ("snapshot", None, 3, 10, 20, 0),
+        ("submit", None, 3, 20, 65, 0),
+    ]
+    trace.add(TraceEvent(kind, k, v, a, b, 1, p) for kind, k, v, a, b, p in events)
+    programs = check_arrows(written(trace, tmp_path / "t.json"), "program")
+    assert {k: "".join(e["ph"] for e in v) for k, v in programs.items()} == {"3 a": "stf"}
+
+
 def test_the_file_is_bounded_and_says_what_it_left_out(tmp_path: Path) -> None:
     trace = TraceLog(limit=100, origin_ns=0)
     for i in range(1000):
