@@ -105,6 +105,7 @@ class Boundary:
         if overlap and trainer.staleness == 0 and not self.behind and not optimizer.clip:
             self._overlap = Overlap(trainer, optimizer, micro_steps, trace)
         self._begun = False  # whether the overlap has begun the update of this batch
+        self.gave_up: Ended | None = None  # what came of a batch whose set failed for good
         self._lost: tuple[EngineState, Mapping[str, Any] | None] | None = None
 
     def last_micro_step(self, lr: float, loss_scale: float) -> Final | None:
@@ -149,14 +150,21 @@ class Boundary:
             adam_end = time.monotonic_ns()
         if again and self._scales is not None:
             self._scales.skips = self.optimizer.loss_scale.skipped  # this one is answered
-        ended = self._hand_over(update, info, newest=again)
+        self.gave_up = None
+        try:
+            ended = self._hand_over(update, info, newest=again)
+        except EngineError:
+            if self.gave_up is not None and not self.behind:
+                self.gave_up = replace(self.gave_up, scale=self._next_scale(scale))
+            raise
         if self.behind:
             scale, adam_end = ended.scale, time.monotonic_ns()
-        # The loss scale lags like the weights: the update may be in the background.
-        if self.trainer.staleness == 0:
-            scale = self.optimizer.loss_scale.scale
         self._look_ahead(ended.stats)
-        return replace(ended, adam_ms=(adam_end - begin) / 1e6, scale=scale)
+        return replace(ended, adam_ms=(adam_end - begin) / 1e6, scale=self._next_scale(scale))
+
+    def _next_scale(self, known: float) -> float:
+        """The loss scale lags like the weights: the update may be in the background."""
+        return self.optimizer.loss_scale.scale if self.trainer.staleness == 0 else known
 
     def submit(self, update: int) -> None:
         """Only hand the newest masters over, as after a resume.
@@ -303,6 +311,7 @@ class Boundary:
                     self._scales.be_careful()  # its powers of two may be at fault
                     self._scales.choose(self.optimizer.params, update)
                 if failed == TRIES:
+                    self.gave_up = Ended(None, info, 0.0, self._next_scale(scale))
                     raise
                 if exact:
                     due = due or self._due(info)

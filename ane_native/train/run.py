@@ -468,6 +468,10 @@ class Run:
             in_range = self.scales is None or self.step.watch()
             ended = self.boundary.end(self.done, lr, self.batch_scale, in_range)
         except EngineError:
+            gave_up = self.boundary.gave_up
+            if gave_up is not None and not self.in_epilogue:
+                self.batch_scale = gave_up.scale
+                self._keep({**self._record(loss, gave_up, begin), **ran, "valid_loss": None})
             self._give_up()
             raise
         self.batch_scale = ended.scale

@@ -42,7 +42,9 @@ def _some_gradients_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "embed_backward", poisoned)
 
 
-def run(folder: Path, name: str, failpoints: str = "", **settings: Any) -> TrainResult:
+def run(
+    folder: Path, name: str, failpoints: str = "", resume: Path | None = None, **settings: Any
+) -> TrainResult:
     text = folder / "text.txt"
     if not text.exists():
         drawn = np.random.default_rng(3).integers(32, 127, 60_000)
@@ -50,7 +52,7 @@ def run(folder: Path, name: str, failpoints: str = "", **settings: Any) -> Train
     numbers = {"data": str(text), "updates": 8, "valid_every": 4, "valid_windows": 2, **settings}
     with soft.using(failpoints=failpoints):
         config = dataclasses.replace(RUNS["tiny"], **{"trace_events": 0, **numbers})
-        return train(config, out=folder, name=name, progress=PlainProgress())
+        return train(config, out=folder, name=name, resume=resume, progress=PlainProgress())
 
 
 def digest(checkpoint: Path) -> dict[str, str]:
@@ -132,3 +134,24 @@ def test_a_budget_that_ends_with_the_last_update_ends_a_run_that_is_whole(
     assert digest(plain.checkpoint) == digest(limited.checkpoint)
     assert "no validation after the last update" in said
     assert records(limited)[-1]["update"] == limited.updates == 1 + staleness
+
+
+@pytest.mark.parametrize("how", list(settings()))
+def test_a_run_that_gave_up_goes_on_with_the_bits_of_one_that_did_not(
+    how: dict[str, Any], tmp_path: Path
+) -> None:
+    """A compiler that fails from some set on; the set that was due was tried three times."""
+    stops = set()
+    how = {**how, "valid_every": 0, "updates": 16}  # the batch that was lost is not validated
+    for sets in (1, 2, 3):
+        seed = next(_seeds)
+        name = f"part-{sets}"
+        point = f"facade.compile={sets * PROGRAMS + 3}*off->return(1)"
+        with pytest.raises(ane.CompileError):
+            run(tmp_path, name, point, seed=seed, **how)
+        again = run(tmp_path, "", resume=tmp_path / name, seed=seed, **how)
+        plain = run(tmp_path, f"plain-{sets}", seed=seed, **how)
+        same(plain, again)
+        starts = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        stops |= {r["update"] for r in map(json.loads, starts) if r["kind"] == "start"}
+    assert len(stops) >= 3
