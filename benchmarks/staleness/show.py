@@ -23,6 +23,8 @@ DIVERGED = 1.3  # a loss above this share of the best of its model is a run that
 REMEDY = {("none", 0.9): "none", ("none", 0.7): "beta1 0.7", ("extrapolate", 0.9): "extrapolate"}
 REMEDY |= {("extrapolate", 0.7): "extrapolate, beta1 0.7"}
 
+STYLES = {("none", 0.9): "-", ("extrapolate", 0.9): "--", ("extrapolate", 0.7): ":"}  # of curves
+
 Key = tuple[str, str, int, str, float, float]
 
 
@@ -48,6 +50,15 @@ def grouped(runs: list[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
     return groups
 
 
+def by_size(runs: list[dict[str, Any]]) -> list[str]:
+    """The models, smallest first."""
+    return list(dict.fromkeys(r["case"]["model"] for r in sorted(runs, key=parameters)))
+
+
+def parameters(run: dict[str, Any]) -> int:
+    return int(run["parameters"])
+
+
 def final(run: dict[str, Any]) -> float:
     return float(run["valid"][-1][1])
 
@@ -66,7 +77,7 @@ def tables(runs: list[dict[str, Any]]) -> str:
     """A Markdown table per model: rows are delay and remedy, columns learning rates."""
     groups = grouped(runs)
     text = []
-    for model in dict.fromkeys(key[0] for key in groups):
+    for model in by_size(runs):
         mine = {k: v for k, v in groups.items() if k[0] == model}
         one = next(iter(mine.values()))[0]
         best = min(final(r) for v in mine.values() for r in v)
@@ -116,18 +127,15 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     groups = grouped(runs)
-    models = list(dict.fromkeys(key[0] for key in groups))
-    figure, axes = plt.subplots(1, len(models), figsize=(6 * len(models), 4.6), squeeze=False)
+    models = by_size(runs)
+    figure, axes = plt.subplots(1, len(models), figsize=(6 * len(models), 6.2), squeeze=False)
     for axis, model in zip(axes[0], models, strict=True):
         mine = {k: v for k, v in groups.items() if k[0] == model}
         policies = list(dict.fromkeys(k[1:3] for k in sorted(mine, key=order)))
         for i, policy in enumerate(policies):
-            for remedy, style in (("none", "-"), ("extrapolate", "--")):
-                some = {
-                    k: v
-                    for k, v in mine.items()
-                    if k[1:3] == policy and k[3] == remedy and k[4] == 0.9
-                }
+            for (remedy, beta1), style in STYLES.items():
+                row = (*policy, remedy, beta1)
+                some = {k: v for k, v in mine.items() if k[1:5] == row}
                 if not some:
                     continue
                 rate = min(some.items(), key=lambda kv: statistics.fmean(map(final, kv[1])))
@@ -136,14 +144,15 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
                 low = [min(c[u] for c in curves) for u in at]
                 high = [max(c[u] for c in curves) for u in at]
                 mean = [statistics.fmean(c[u] for c in curves) for u in at]
-                label = policy_name(*policy) + (", extrapolated" if style == "--" else "")
+                label = "staleness {1}" if policy[0] == "delay" else "when ready ({1})"
+                label = label.format(*policy) + f", {REMEDY[remedy, beta1]}".replace(", none", "")
                 axis.plot(at, mean, style, color=f"C{i}", label=f"{label} (lr {rate[0][5]:g})")
                 axis.fill_between(at, low, high, color=f"C{i}", alpha=0.15)
-        axis.set_title(f"{model} model, beta1 0.9, best rate of each")
+        axis.set_title(f"{model} model, best rate of each")
         axis.set_xlabel("updates")
         axis.set_ylabel("validation loss of the newest weights, nats per byte")
         axis.set_ylim(top=min(4.0, axis.get_ylim()[1]))
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

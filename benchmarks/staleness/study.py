@@ -211,12 +211,15 @@ def plan_demo() -> Iterator[Case]:
 
 
 def plan_larger() -> Iterator[Case]:
-    """A 10.7M model, two seeds; less momentum as well where the trainer's default is decided."""
+    """A 10.7M model, two seeds; where the trainer's default is decided, less
+    momentum and half the rate as well."""
     for seed, (policy, n) in itertools.product((0, 1), POLICIES):
         momenta = (0.9, 0.7) if policy == "delay" and n < 2 else (0.9,)
         for beta1, remedy in itertools.product(momenta, ("none", "extrapolate")):
             if n or remedy == "none":
                 yield Case("larger", policy, n, remedy, 4e-4, beta1, seed, 100, 2, 12)
+    for seed, (n, remedy) in itertools.product((0, 1), ((0, "none"), (1, "extrapolate"))):
+        yield Case("larger", "delay", n, remedy, 2e-4, 0.7, seed, 100, 2, 12)
 
 
 def plan_both() -> Iterator[Case]:
