@@ -7,6 +7,7 @@ missing. Limits of compiles are lifted by default, because one test process make
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,17 @@ SETTINGS = (
 
 def pytest_report_header() -> str:
     return f"engine: {ane.Engine()!r}, gcd: {ane.Engine().info()['gcd']}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _probes_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a probe measured beside other tests is not kept for the user's runs, nor read from them."""
+    before = os.environ.get("ANE_NATIVE_CACHE")
+    os.environ["ANE_NATIVE_CACHE"] = str(tmp_path_factory.mktemp("probes"))
+    yield
+    del os.environ["ANE_NATIVE_CACHE"]
+    if before is not None:
+        os.environ["ANE_NATIVE_CACHE"] = before
 
 
 @pytest.fixture(autouse=True)
