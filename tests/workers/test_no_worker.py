@@ -150,20 +150,29 @@ def test_a_process_stopped_before_it_began_holds_up_nobody() -> None:
                     os.kill(pid, signal.SIGSTOP)
                     stopped.append(pid)
 
+    def waker(pool: ane.WorkerPool, done: threading.Event) -> None:
+        """Who was on his way goes on: a worker's deadline is another test. The pool knows him some
+        time after he was stopped."""
+        while not done.wait(0.01):
+            for pid in set(stopped) & set(pool.stats().pids):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     for _ in range(3):  # some are hit before they execute the worker, some later
         stopped.clear()
-        ready = threading.Event()
+        ready, done = threading.Event(), threading.Event()
         thread = threading.Thread(target=stopper, args=(ready,))
         thread.start()
         ready.wait()
         with ane.WorkerPool(1, timeout=0.5) as pool:
             thread.join()
+            waking = threading.Thread(target=waker, args=(pool, done))
+            waking.start()
             begin = time.monotonic()
-            for pid in stopped:
-                if (
-                    pid in pool.stats().pids
-                ):  # it was on its way: a worker's deadline is another test
-                    os.kill(pid, signal.SIGCONT)
-            with ane.DoubleBufferedTrainer(kernels(), weights(0), workers=pool) as trainer:
-                run(trainer, 2)
+            try:
+                with ane.DoubleBufferedTrainer(kernels(), weights(0), workers=pool) as trainer:
+                    run(trainer, 2)
+            finally:
+                done.set()
+                waking.join()
         assert time.monotonic() - begin < 60
