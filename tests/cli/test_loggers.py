@@ -75,5 +75,5 @@ def test_evaluate_repeats_the_validation_loss_of_the_run(tmp_path: Path) -> None
     whole = run("evaluate", str(folder), "--data", str(text), cwd=tmp_path).stdout
     assert "nats per token" in whole
     assert "valid part" in whole
-    for wrong in (["--part", "test"], ["--windows", "-1"], ["--data", str(tmp_path / "none")]):
-        run("evaluate", str(folder), *wrong, cwd=tmp_path, code=1)
+    for code, *wrong in ((2, "--part", "test"), (2, "--windows", "-1"), (1, "--data", "none")):
+        run("evaluate", str(folder), *map(str, wrong), cwd=tmp_path, code=int(code))
