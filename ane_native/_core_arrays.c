@@ -26,11 +26,11 @@ typedef struct {
     void *data;
     PyObject *descr;
 } ArrayInterface;
-enum { C_CONTIGUOUS = 0x1, NOT_SWAPPED = 0x200 };
+enum { C_CONTIGUOUS = 0x1, ALIGNED = 0x100, NOT_SWAPPED = 0x200, DENSE = C_CONTIGUOUS | ALIGNED | NOT_SWAPPED };
 
 static PyObject *g_array_struct; /* the attribute's name */
 
-/* Address of an array of floats that is dense, of this item size and shape; NULL without an exception: it
+/* Address of an array of floats that is dense and aligned, of this item size and shape; NULL without an exception: it
  * is not. *layout moves on: item size, rank, then the axes. */
 static void *address_of(PyObject *array, const int64_t **layout) {
     PyObject *capsule = PyObject_GetAttr(array, g_array_struct);
@@ -39,7 +39,7 @@ static void *address_of(PyObject *array, const int64_t **layout) {
     const ArrayInterface *a = PyCapsule_GetPointer(capsule, NULL);
     const int64_t bytes = (*layout)[0], rank = (*layout)[1], *shape = *layout + 2;
     int fits = a && a->two == 2 && a->typekind == 'f' && a->itemsize == bytes &&
-               (a->flags & C_CONTIGUOUS) && (a->flags & NOT_SWAPPED) && a->nd == rank;
+               (a->flags & DENSE) == DENSE && a->nd == rank;
     for (int64_t i = 0; fits && i < rank; i++)
         fits = a->shape[i] == shape[i];
     void *data = fits ? a->data : NULL;
@@ -74,7 +74,7 @@ PyDoc_STRVAR(table_doc,
              "table(mapping, names, layout, kind)\n--\n\n"
              "Addresses of the arrays of a dict of our own, in the order of the tuple `names`, as bytes.\n\n"
              "None: a name is missing or too much, or an array is not exactly of type `kind`, of floats,\n"
-             "C-contiguous and of its item size and shape in `layout` (bytes of int64: item size, rank,\n"
+             "C-contiguous, aligned and of its item size and shape in `layout` (bytes of int64: item size, rank,\n"
              "axes, for each name).");
 
 static PyObject *table(PyObject *self, PyObject *args) {

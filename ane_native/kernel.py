@@ -374,6 +374,7 @@ def is_dense(value: object, dtype: np.dtype[Any] = _F32) -> bool:
         type(value) is np.ndarray
         and value.dtype is dtype
         and value.flags.c_contiguous
+        and value.flags.aligned
         and value.size > 0
     )
 
@@ -392,7 +393,7 @@ def as_float16(name: str, value: ArrayLike) -> NDArray[np.float16]:
 
 
 def as_float32(name: str, value: ArrayLike) -> NDArray[np.float32]:
-    """A C-contiguous float32 array; ``value`` itself when it is one already.
+    """A C-contiguous, aligned float32 array; ``value`` itself when it is one already.
 
     Raises:
         TypeError: complex, object or text data. ValueError: empty.
@@ -402,7 +403,7 @@ def as_float32(name: str, value: ArrayLike) -> NDArray[np.float32]:
         raise TypeError(f"{name}: dtype {array.dtype}, expected real numbers")
     if array.size == 0:
         raise ValueError(f"{name}: shape {array.shape} has no elements")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return np.require(array, np.float32, ["C", "A"])
 
 
 # ============================== surfaces ==============================

@@ -189,7 +189,7 @@ class UpdateInfo:
 
 
 class AdamW:
-    """AdamW with decoupled weight decay over rotating fp32 masters.
+    """AdamW with decoupled weight decay over fp32 masters, which take turns or stay in place.
 
     Args:
         params: first masters, name -> float32 array; copied.
@@ -581,7 +581,7 @@ class AdamW:
         self._check(weights, "weights")
         if self.bake == "float16":
             return {n: _rounded(w) for n, w in weights.items()}
-        return {n: np.ascontiguousarray(w, np.float32) for n, w in weights.items()}
+        return {n: _dense(w) for n, w in weights.items()}
 
     def _places(self, oldest_needed: int) -> tuple[Version, Version]:
         """Where an update writes the masters, and what is to be handed over (or the same)."""
@@ -700,7 +700,7 @@ class AdamW:
         self._check(values, what)
         for name, view in flat.views.items():
             if view.dtype == np.float16 and np.asarray(values[name]).dtype != np.float16:
-                cpu.half_from_float(np.ascontiguousarray(values[name], np.float32), view)
+                cpu.half_from_float(_dense(values[name]), view)
             else:
                 view[...] = values[name]
 
@@ -717,11 +717,15 @@ class AdamW:
                 )
 
 
-def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+def _dense(values: npt.ArrayLike, dtype: type = np.float32) -> npt.NDArray[Any]:
+    """C-contiguous and aligned, of any rank; the array itself where it is."""
+    return np.require(np.asarray(values), dtype, ["C", "A"])
+
+
+def _rounded(values: npt.ArrayLike) -> npt.NDArray[np.float16]:
     """Dense float16, to nearest even as a bake rounds; the array itself where it is."""
-    if values.dtype == np.float16:
-        return np.ascontiguousarray(values)
-    return cpu.half_from_float(np.ascontiguousarray(values, np.float32))
+    half = np.asarray(values).dtype == np.float16
+    return _dense(values, np.float16) if half else cpu.half_from_float(_dense(values))
 
 
 class PartUpdate:

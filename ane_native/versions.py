@@ -31,6 +31,11 @@ _F32, _F16 = np.dtype(np.float32), np.dtype(np.float16)
 Arrays = dict[str, "NDArray[Any]"]
 
 
+def _is_half(value: object) -> bool:
+    """Whether these are fp16 numbers, however they lie."""
+    return isinstance(value, np.ndarray) and value.dtype.newbyteorder("=") == _F16
+
+
 def _need_kept(weights: Arrays) -> None:
     """What is handed over is not updated in place."""
     if not any_in_place():
@@ -79,8 +84,9 @@ class Versions:
     def first(self, weights: Mapping[str, ArrayLike], exact: Container[str]) -> Arrays:
         """The first version: arrays of float16 stay what they are, but for those named in `exact`."""
         if isinstance(weights, Mapping):
+            weights = dict(weights)
             self.types = {
-                name: _F16 if name not in exact and is_dense(value, _F16) else _F32
+                name: _F16 if name not in exact and _is_half(value) else _F32
                 for name, value in weights.items()
             }
         made = self.checked(weights)
@@ -126,6 +132,8 @@ class Versions:
             raise TypeError(
                 f"weights: expected a mapping of names to arrays, got {type(weights).__name__}"
             )
+        if type(weights) is not dict:
+            weights = dict(weights)  # asked once: it may answer differently the next time
         if self.shapes and weights.keys() != self.shapes.keys():
             missing = [] if some else sorted(self.shapes.keys() - weights.keys())
             extra = sorted(str(k) for k in weights.keys() - self.shapes.keys())

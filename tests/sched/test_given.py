@@ -76,6 +76,8 @@ def test_arrays_that_cannot_be_read_as_they_are_give_the_same_weights(
     got = trainer.active_weights["w"]
     assert type(got) is np.ndarray
     assert got.dtype == np.float32
+    assert got.flags.c_contiguous
+    assert got.flags.aligned
     assert np.array_equal(got, draw)
     y = trainer.eval("proj", X)
     assert np.array_equal(y[0, :, 0, 0], draw.sum(axis=1))
@@ -105,6 +107,51 @@ def test_what_does_not_fit_is_named_and_changes_nothing(step: Any, change: Any, 
         to(given)
     assert trainer.newest == 1
     assert running(trainer) == (2.0, 2.0)
+
+
+class Fickle(dict[str, Any]):
+    """Says one thing of its names and another of its items."""
+
+    def items(self) -> Any:
+        return iter([("other", 1)])
+
+
+def test_a_mapping_that_contradicts_itself_is_asked_once(step: Any) -> None:
+    trainer, to = step
+    to(Fickle(weights(2.0)))
+    assert running(trainer) == (2.0, 2.0)
+    to(MappingProxyType(Fickle(weights(3.0))))
+    assert running(trainer) == (3.0, 3.0)
+
+
+def test_scalars_stay_scalars_however_they_are_given(step: Any) -> None:
+    first = {**weights(1.0), "s": np.array(1.0, np.float32)}
+    with ane.DoubleBufferedTrainer(kernels(), first, staleness=0) as trainer:
+        for value in (2.0, np.float64(3.0), np.array(4.0, np.float16)):
+            trainer.step({**first, "s": value})
+            assert trainer.active_weights["s"].shape == ()
+            assert trainer.active_weights["s"] == value
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda w: np.asfortranarray(w),
+        lambda w: w.astype(">f2"),
+        lambda w: w.view(type("Sub", (np.ndarray,), {})),
+        lambda w: np.frombuffer(b"\0" + w.tobytes(), np.float16, offset=1).reshape(w.shape),
+    ],
+    ids=["fortran", "swapped", "subclass", "unaligned"],
+)
+def test_a_first_version_of_float16_stays_so_however_it_lies(other: Any) -> None:
+    draw = np.random.default_rng(1).integers(-8, 8, (4, 4)).astype(np.float16)
+    first = {"w": other(draw), "g": np.ones(4, np.float32)}
+    with ane.DoubleBufferedTrainer(kernels(), first, handover=True) as trainer:
+        got = trainer.active_weights["w"]
+        assert (type(got), got.dtype) == (np.ndarray, np.float16)
+        assert got.flags.c_contiguous
+        assert got.flags.aligned
+        assert np.array_equal(got, draw)
 
 
 def test_an_array_reshaped_or_grown_in_place_is_noticed(step: Any) -> None:

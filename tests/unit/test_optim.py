@@ -450,3 +450,17 @@ def test_parts_that_are_not_finished_leave_nothing(rng: np.random.Generator) -> 
     for refused in (AdamW(params(rng)), AdamW(params(rng), clip=0.0, extrapolate=1.0)):
         with pytest.raises(StateError, match="clip 0"):
             refused.parts(lr=0.1, micro_steps=1, oldest_needed=0)
+
+
+@pytest.mark.parametrize("bake", [None, "float16", "float32"])
+def test_parameters_without_axes_are_parameters(bake: str | None) -> None:
+    adam = AdamW({"s": np.float32(2.0), "w": np.ones((2, 2), np.float32)}, bake=bake)
+    assert adam.baked["s"].shape == ()
+    adam.grads["s"][...] = adam.loss_scale.scale
+    assert adam.update(lr=0.5, micro_steps=1, oldest_needed=0).applied
+    assert adam.baked["s"] == adam.params["s"] == 1.5
+    given = adam.as_baked({"s": 3.0, "w": [[1.0, 2.0], [3.0, 4.0]]})
+    assert {n: (w.shape, w.dtype) for n, w in given.items()} == {
+        n: (w.shape, w.dtype) for n, w in adam.baked.items()
+    }
+    assert given["s"] == 3
