@@ -40,7 +40,7 @@ def check_output(path: str | os.PathLike[str], what: str) -> None:
         raise ConfigError(f"{what}: expected a file to write, got the directory {text}")
     if mode and not stat.S_ISREG(mode):
         return  # a terminal, a pipe
-    folder = target.parent
+    folder = Path(os.path.realpath(target)).parent if target.is_symlink() else target.parent
     if not folder.is_dir():
         raise ConfigError(f"{what}: {text}: expected a directory {folder}, found none")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -51,7 +51,8 @@ def check_output(path: str | os.PathLike[str], what: str) -> None:
 def open_output(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A stream whose content is ``path`` once the block has ended well; else nothing changes.
 
-    What is there and is no regular file (a terminal, a pipe) is written to directly.
+    What is there and is no regular file (a terminal, a pipe) is written to directly. A link stays: it is
+    the file it leads to that is replaced.
 
     Raises:
         OSError: as the system says, with the name of the file.
@@ -62,15 +63,16 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             with target.open("wb") as stream:
                 yield stream
             return
-        partial = target.with_name(target.name + PARTIAL)
+        place = Path(os.path.realpath(target))
+        partial = place.with_name(place.name + PARTIAL)
         try:
             with partial.open("wb") as stream:
                 yield stream
-            os.replace(partial, target)
+            os.replace(partial, place)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        if error.filename not in (None, str(target), str(target) + PARTIAL):
+        if error.filename not in (None, str(target), os.path.realpath(target) + PARTIAL):
             raise  # of something else in the block
         raise OSError(error.errno, error.strerror, str(target)) from error

@@ -16,7 +16,7 @@ import pytest
 
 import ane_native as ane
 from ane_native import cli
-from ane_native.outputs import open_output
+from ane_native.outputs import check_output, open_output
 
 ROOT = Path(__file__).parents[2]
 
@@ -263,6 +263,20 @@ def test_a_disk_that_takes_no_more_is_one_line(args: list[str], most: int, here:
     left = {name for name in content(here) if name not in before}
     assert not [name for name in left if name.endswith((".partial", ".bin", ".safetensors"))]
     assert {name: data for name, data in content(here).items() if name in before} == before
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    """As /dev/stdout is one, which must not become a file."""
+    (tmp_path / "to").mkdir()
+    link, file = tmp_path / "link", tmp_path / "to" / "out"
+    link.symlink_to(file)
+    for data in (b"new", b"newer"):  # not there yet, then there
+        check_output(link, "out")
+        with open_output(link) as stream:
+            stream.write(data)
+        assert link.is_symlink()
+        assert file.read_bytes() == data
+    assert os.listdir(tmp_path / "to") == ["out"]
 
 
 def test_an_output_is_whole_or_not_there(tmp_path: Path) -> None:
