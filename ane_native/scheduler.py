@@ -242,8 +242,8 @@ class DoubleBufferedTrainer:
         """What the active generation was baked from (do not write to it).
 
         CPU mathematics that is paired with the kernels must use these, not newer ones. They
-        stay as they are until the next :meth:`step` (or :meth:`install`) begins; its copies are made in buffers of
-        older versions.
+        stay as they are until the next :meth:`step` (or :meth:`install`) begins; its copies are
+        made in buffers of older versions.
         """
         while True:
             active = int(self._calls.state().active)
@@ -442,8 +442,8 @@ class DoubleBufferedTrainer:
             UpdateError: once, when the function raised for the batch before; the weights stayed
                 what they were, and these gradients were not taken.
             CompileError and others: see :meth:`step`. When :attr:`newest` has grown the gradients
-                were taken all the same, and only the set failed: ``step(weights)`` of the
-                newest masters builds it again.
+                were taken all the same, and only the set failed: ``step(weights)`` of what the
+                optimizer hands over (``baked``) builds it again.
             StateError: the trainer was made without ``update``.
         """
         self._calls.need_open()
@@ -476,17 +476,17 @@ class DoubleBufferedTrainer:
             self._updates.collect()
         except UpdateError as error:
             told = error
-        weights = self._updates.newest()
+        version = int(self._calls.state().newest) + 1
+        weights = self._updates.newest(version)
         if weights is None:
             raise StateError(
                 "nothing is compiling that could restore the bound on staleness, and the newest "
                 "weights are not here: call step(weights)"
             )
+        given, table = self._versions.given(weights)
         self._calls.boundary()
-        version = int(self._calls.state().newest) + 1
         try:
-            table = self._versions.table(weights)
-            self._submit(weights, table, version, 0, owned=not self._updates.native)
+            self._submit(given, table, version, 0, owned=not self._updates.native)
         finally:
             if int(self._calls.state().newest) >= version:
                 self._updates.handed_over(version)
@@ -510,12 +510,19 @@ class DoubleBufferedTrainer:
             Their version.
 
         Raises:
-            StateError: another set is compiling, within the bound. CompileError and others: of a
-                pending set, see :meth:`step`; the weights were not taken.
+            StateError: another set is compiling, within the bound; or weights of the next version
+                were offered. CompileError and others: of a pending set, see :meth:`step`; the
+                weights were not taken.
         """
         with self._alone:
             versions = self._versions
             given, table = versions.given(weights)
+            if versions.holds_offers:
+                versions.settle_offers(self._calls.state_here())
+                if versions.offered:
+                    raise StateError(
+                        "weights of the next version were offered: call withdraw() first"
+                    )
             self._updates.collect()
             if not self._calls.boundary():
                 raise StateError("a set is compiling: none has failed that could be built again")

@@ -204,13 +204,13 @@ class Updates:
             self._raised = raised
         self._calls.provide(version, pointers, self._raised is not None)
 
-    def newest(self) -> Arrays | None:
-        """The newest weights, when they are here to be built again: after a set that failed and an
-        update that changed nothing. The caller has collected."""
-        if self.native:
-            weights: Arrays = self.make.baked
-            return weights
-        return self._versions.kept.get(self.built)
+    def newest(self, version: int) -> Arrays | None:
+        """The newest weights, when they are here to be built again as this version: after a set that
+        failed and an update that changed nothing. The caller has collected."""
+        if not self.native:
+            return self._versions.kept.get(self.built)
+        beside = getattr(self.make, "beside", None)
+        return {**self.make.baked, **({} if beside is None else beside(version))}
 
     def given(self, version: int) -> None:
         """The caller has given newer weights himself, as this version (-1: not to be kept)."""

@@ -204,6 +204,19 @@ def test_resubmit_that_fails_is_told_by_the_next_step() -> None:
         assert np.all(trainer.active_weights["w"] == 1)
 
 
+def test_resubmit_leaves_offers_alone() -> None:
+    with resubmitting(0) as trainer:
+        trainer.offer(weights(1))
+        with pytest.raises(ane.StateError, match=r"offered: call withdraw\(\)"):
+            trainer.resubmit(weights(2))
+        assert trainer.step(weights(1)).generation == 1
+        trainer.offer(weights(2))
+        trainer.withdraw()
+        assert trainer.resubmit(weights(3)) == 2
+        assert trainer.step(None).generation == 2
+        assert np.all(trainer.active_weights["w"] == 3)
+
+
 def test_resubmit_refuses_what_cannot_be() -> None:
     with resubmitting(2) as trainer:
         with pytest.raises(ValueError, match="expected shape"):

@@ -516,3 +516,32 @@ def test_weights_given_after_a_failed_set_replace_what_a_function_made(
         with pytest.raises(ane.StateError, match="not here"):  # those may be written again
             trainer.step_update(None)
         assert trainer.step({n: p * 7 for n, p in params.items()}).staleness == 0
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_weights_beside_those_of_the_optimizer_are_built_again_too(
+    staleness: int, rng: np.random.Generator
+) -> None:
+    first = start(rng)
+    trained = {n: p for n, p in first.items() if n != "w"}
+    made: dict[int, np.ndarray] = {}
+
+    def beside(version: int) -> dict[str, np.ndarray]:
+        made[version] = first["w"] * np.float32(1 + version / 64)
+        return {"w": made[version]}
+
+    adam = AdamW(trained, bake="float32", beside=beside)
+    good = {n: np.full(p.shape, 64.0, np.float32) for n, p in trained.items()}
+    bad = {n: np.full(p.shape, np.nan, np.float32) for n, p in trained.items()}
+    with ane.DoubleBufferedTrainer(
+        kernels(), {**adam.baked, "w": first["w"]}, staleness=staleness, update=adam
+    ) as trainer:
+        fail_in_the_call(trainer, good)
+        trainer.settle()
+        stats = trainer.step_update(bad)
+        assert stats.staleness <= staleness
+        assert max(made) == stats.newest
+        assert trainer.active_weights["w"].tobytes() == made[stats.generation].tobytes()
+        y = trainer.eval("fwd", X)
+        with ane.DoubleBufferedTrainer(kernels(), dict(trainer.active_weights)) as plain:
+            assert y.tobytes() == plain.eval("fwd", X).tobytes()
