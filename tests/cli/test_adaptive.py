@@ -138,14 +138,15 @@ def test_it_picks_rightly_on_both_sides(text: str, tmp_path: Path) -> None:
     """Timed like a chip, the number chosen hides the compile and a tenth of it does not. Not
     scaled, because then nearly all of a micro-step is the chip's time, not this machine's."""
     with soft.using(timing_scale=1.0):
-        auto, said = go(config(text, accumulate="auto", timing="m4", updates=4), tmp_path)
+        how: dict[str, Any] = {"timing": "m4", "updates": 4, "seed": 690}  # of this test alone
+        auto, said = go(config(text, accumulate="auto", **how), tmp_path)
         chosen = records(auto, "start")[0]["accumulate"]
         assert chosen >= 8
         assert any(line.startswith(f"accumulate {chosen}: a set compiles in ") for line in said)
         assert {r["micro_steps"] for r in records(auto, "update")} == {chosen}
-        less, _ = go(config(text, accumulate=chosen // 10, timing="m4", updates=4), tmp_path)
-    assert stall_share(auto) < 0.3
+        less, _ = go(config(text, accumulate=chosen // 10, **how), tmp_path)
     assert stall_share(less) > 0.3
+    assert stall_share(auto) < 0.6 * stall_share(less)  # a busy machine adds to both
     assert records(auto, "start")[0]["compile_ms"] > 100
 
 
