@@ -118,18 +118,22 @@ class Updates:
         own = self.make.grads
         if gradients is None or gradients is own:
             return
+        if not isinstance(gradients, Mapping):
+            raise TypeError(f"gradients: expected a mapping, got {type(gradients).__name__}")
         if gradients.keys() != own.keys():
             raise ValueError(
                 f"gradients: expected {sorted(own)}, got {sorted(str(k) for k in gradients)}"
             )
+        given = {name: np.asarray(gradients[name]) for name in own}
         for name, array in own.items():
-            if np.shape(gradients[name]) != array.shape:
+            if given[name].shape != array.shape:
                 raise ValueError(
-                    f"gradient {name!r}: expected shape {array.shape}, "
-                    f"got {np.shape(gradients[name])}"
+                    f"gradient {name!r}: expected shape {array.shape}, got {given[name].shape}"
                 )
+            if given[name].dtype.kind not in "fiub":
+                raise TypeError(f"gradient {name!r}: expected numbers, got {given[name].dtype}")
         for name, array in own.items():
-            np.copyto(array, gradients[name])
+            np.copyto(array, given[name])
 
     def _begin_native(
         self,

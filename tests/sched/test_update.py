@@ -374,6 +374,13 @@ def test_wrong_calls_are_told(rng: np.random.Generator) -> None:
             trainer.step_update({"w": params["w"]})
         with pytest.raises(ValueError, match="shape"):
             trainer.step_update({"w": params["w"].T, "gain": params["gain"]})
+        with pytest.raises(TypeError, match="expected a mapping, got int"):
+            trainer.step_update(5)
+        before = adam.grads["w"].copy()
+        words = np.full(params["gain"].shape, "x")
+        with pytest.raises(TypeError, match="gradient 'gain': expected numbers, got <U1"):
+            trainer.step_update({"w": params["w"] + 1, "gain": words})
+        assert np.array_equal(adam.grads["w"], before)
         with pytest.raises(ValueError, match="lr"):
             trainer.step_update(lr=-1.0)
         assert adam.settled
