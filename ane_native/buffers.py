@@ -70,8 +70,6 @@ def any_in_place() -> bool:
 
 def written_in_place(array: npt.NDArray[Any]) -> bool:
     """Whether an array lies in a :class:`Flat` that is updated in place."""
-    if not _in_place:
-        return False
     memory = array.base
     return memory is not None and _in_place.get(id(memory)) is memory
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -188,7 +188,7 @@ def write_llama2c(
     kv = config.kv_heads or config.heads
     sizes = (config.dim, config.hidden, config.layers, config.heads, kv, config.vocab, config.seq)
 
-    def write(stream: BinaryIO) -> None:
+    with open_output(path) as stream:
         if version == 0:
             stream.write(struct.pack("<7i", *sizes))
         else:
@@ -199,6 +199,3 @@ def write_llama2c(
         if version == 0:
             for table in _rope_tables(config):
                 stream.write(table.tobytes())
-
-    with open_output(path) as stream:
-        write(stream)
